@@ -1,0 +1,250 @@
+"""What every job engine answers, so that the HTTP API and the command line are the same code on every stack.
+
+Times are seconds since the Unix epoch (UTC); durations are seconds; sizes are bytes.
+"""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel, Field
+
+State = Literal["queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled"]
+FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+
+
+class ContractError(Exception):
+    """An error a caller can act on; its text says what happened and what to do."""
+
+
+class UnknownJob(ContractError):
+    """No job type has this name, or no job has this id."""
+
+
+class InvalidPayload(ContractError):
+    """The payload does not fit the job's input model; `errors` holds one entry per field."""
+
+    def __init__(self, message: str, errors: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.errors = [dict(error) for error in errors]
+
+
+class UnknownQueue(ContractError):
+    """No such queue in queues.py."""
+
+
+class IdempotencyConflict(ContractError):
+    """The idempotency key was used before with another payload."""
+
+
+class NotFinished(ContractError):
+    """The job has no result yet."""
+
+
+class JobFailed(ContractError):
+    """The job ended without a result."""
+
+
+class ResultExpired(ContractError):
+    """The job succeeded, but its result was kept only for the configured time."""
+
+
+class NotADeadLetter(ContractError):
+    """No dead letter has this id."""
+
+
+class BrokerUnavailable(ContractError):
+    """The broker does not answer; nothing was submitted, try again later."""
+
+
+class Submission(BaseModel):
+    """What a submission led to."""
+
+    id: str
+    created: bool = Field(description="false when the idempotency key was used before: `id` is the first job")
+
+
+class JobType(BaseModel):
+    """A kind of job that can be submitted by name."""
+
+    name: str
+    queue: str
+    description: str
+    payload_schema: dict[str, Any]
+
+
+class Progress(BaseModel):
+    """How far a running job says it is."""
+
+    stage: str = ""
+    done: int | None = None
+    total: int | None = None
+    message: str = ""
+    updated_at: float | None = None
+
+
+class JobStatus(BaseModel):
+    """One job as a caller sees it."""
+
+    id: str
+    name: str
+    state: State
+    queue: str
+    priority: int = Field(description="0–9, 9 is the most urgent")
+    attempts: int = Field(description="how often it was started")
+    submitted_at: float | None = None
+    due_at: float | None = Field(default=None, description="when a scheduled or retrying job becomes due")
+    started_at: float | None = None
+    finished_at: float | None = None
+    progress: Progress = Progress()
+    stalled: bool = Field(default=False, description="running, but without a sign of life from its worker")
+    error: str | None = None
+    dead_letter: bool = False
+    idempotency_key: str | None = None
+    replay_of: str | None = None
+    replayed_as: str | None = None
+    parent: str | None = Field(default=None, description="the job that submitted this one")
+    root: str | None = Field(default=None, description="the first job of the workflow")
+    result_size: int | None = None
+    trace_id: str | None = None
+
+
+class QueueStatus(BaseModel):
+    """The backlog of one queue, delayed and unacknowledged jobs included."""
+
+    name: str
+    depth: int = Field(description="waiting + delayed + in_flight")
+    waiting: int
+    delayed: int = Field(description="not due yet")
+    in_flight: int = Field(description="taken by a worker, not finished")
+    oldest_age: float = Field(description="seconds the oldest due job has waited")
+    workers: int = Field(description="live worker processes that read this queue")
+    dead_letters: int = 0
+
+
+class DeadLetter(BaseModel):
+    """A job that a person must look at."""
+
+    id: str
+    job: str
+    queue: str
+    reason: Literal["exhausted", "permanent", "unexpected", "timed out", "poison", "undecodable", "unknown job"]
+    error: str
+    traceback: str = ""
+    attempts: int = 0
+    payload: Any = None
+    failed_at: float
+    idempotency_key: str | None = None
+    trace_id: str | None = None
+    replayable: bool = True
+    replayed_as: str | None = None
+
+
+class ScheduleStatus(BaseModel):
+    """One recurring job."""
+
+    name: str
+    job: str
+    when: str
+    queue: str
+    last_run_at: float | None = None
+    next_run_at: float | None = None
+    runs: int = 0
+    silent: bool = Field(default=False, description="it should have fired by now and did not")
+
+
+class WorkerStatus(BaseModel):
+    """One live worker process."""
+
+    name: str
+    queues: list[str]
+    concurrency: int
+    running: int
+    seen_at: float
+
+
+class Health(BaseModel):
+    """Whether jobs flow; `reasons` says in words why not."""
+
+    ok: bool
+    broker: bool
+    workers: list[WorkerStatus] = []
+    reasons: list[str] = []
+
+
+class Result(BaseModel):
+    """A result: `chunks` streams the JSON document, or `url` says where to fetch it."""
+
+    model_config = {"arbitrary_types_allowed": True}
+
+    size: int
+    media_type: str = "application/json"
+    url: str | None = None
+    chunks: AsyncIterator[bytes] | None = None
+
+
+class Engine(Protocol):
+    """The one seam between the API or the command line and the job engine.
+
+    Every method may raise `BrokerUnavailable`, within 3 s.
+    """
+
+    def job_types(self) -> list[JobType]:
+        """Every job that can be submitted, by name."""
+        ...
+
+    async def submit(
+        self,
+        name: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        delay: float = 0,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> Submission:
+        """Queue a job; `delay` in seconds. Raises UnknownJob, InvalidPayload, UnknownQueue, IdempotencyConflict."""
+        ...
+
+    async def status(self, job_id: str) -> JobStatus:
+        """Raises UnknownJob."""
+        ...
+
+    async def result(self, job_id: str) -> Result:
+        """Raises UnknownJob, NotFinished, JobFailed, ResultExpired."""
+        ...
+
+    async def cancel(self, job_id: str) -> JobStatus:
+        """Ask the job to stop; a job that already ended keeps its state. Raises UnknownJob."""
+        ...
+
+    async def queues(self) -> list[QueueStatus]: ...
+
+    async def dead_letters(
+        self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        """Newest first, without payload and traceback."""
+        ...
+
+    async def dead_letter(self, job_id: str) -> DeadLetter:
+        """One dead letter whole. Raises NotADeadLetter."""
+        ...
+
+    async def replay(self, job_id: str) -> Submission:
+        """Run it again as a new job. Raises NotADeadLetter; replaying twice answers the same job, created=False."""
+        ...
+
+    async def discard(self, job_id: str) -> None:
+        """Forget it and free its idempotency key. Raises NotADeadLetter."""
+        ...
+
+    async def schedules(self) -> list[ScheduleStatus]: ...
+
+    async def health(self) -> Health: ...
+
+    async def ping(self) -> None:
+        """Return if the broker answers, raise BrokerUnavailable if not."""
+        ...
+
+    async def metrics(self) -> bytes:
+        """The fleet's metrics in the Prometheus text format."""
+        ...
