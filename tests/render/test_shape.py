@@ -1,0 +1,101 @@
+"""A service stays small enough to read, and its files agree with each other."""
+
+import ast
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from .rendering import ROOT, Service
+
+TEMPLATE = ROOT / "template"
+
+
+def lines(content: bytes) -> int:
+    return content.count(b"\n")
+
+
+def test_the_default_service_has_at_most_60_files(default: Service) -> None:
+    assert len(default.files) <= 60, sorted(default.files)
+
+
+def test_runtime_and_modules_are_small(services: Sequence[Service]) -> None:
+    for service in services:
+        runtime = [content for path, content in service.python().items() if "/runtime/" in path]
+        assert sum(map(lines, runtime)) <= 1500, service.label
+        long = {path: lines(content) for path, content in service.python().items() if lines(content) > 250}
+        assert not long, service.label
+
+
+def test_most_python_files_are_plain_python() -> None:
+    plain, rendered = len(list(TEMPLATE.rglob("*.py"))), len(list(TEMPLATE.rglob("*.py.jinja")))
+    assert plain >= 4 * rendered
+
+
+def test_paths_work_on_every_system(services: Sequence[Service]) -> None:
+    paths = [path.relative_to(ROOT).as_posix() for path in TEMPLATE.rglob("*")]
+    paths += [path for service in services for path in service.files]
+    assert not [path for path in paths if len(path) > 120 or re.search(r"[\"'\\:*?<>|]", path)]
+
+
+def test_folders_in_the_template_are_layers() -> None:
+    assert not [
+        folder.name
+        for folder in TEMPLATE.iterdir()
+        if folder.is_dir() and not re.fullmatch(r"\{\{\w+\}\}", folder.name)
+    ]
+
+
+def test_no_two_layers_write_the_same_file(services: Sequence[Service]) -> None:
+    """Layers merge; of two files with one path the later would silently win. Alternatives lie in exclusive layers."""
+    exclusive = [{"if_object_store", "if_database_results"}]
+    owners: dict[str, set[str]] = {}
+    for path in TEMPLATE.rglob("*"):
+        layer, *rest = path.relative_to(TEMPLATE).parts
+        if path.is_file():
+            owners.setdefault("/".join(rest).removesuffix(".jinja"), set()).add(layer.strip("{}"))
+    shared = {path: layers for path, layers in owners.items() if len(layers) > 1 and layers not in exclusive}
+    assert not shared
+
+
+def test_the_tools_that_check_the_template_are_the_services_own(default: Service) -> None:
+    ours = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    theirs = tomllib.loads(default.files["pyproject.toml"].decode())
+    for tool in ("ruff", "ty", "pytest"):
+        pins = [
+            next(pin for pin in project["dependency-groups"]["dev"] if pin.startswith(tool))
+            for project in (ours, theirs)
+        ]
+        assert pins[0] == pins[1]
+    assert ours["tool"]["ruff"]["lint"]["select"] == theirs["tool"]["ruff"]["lint"]["select"]
+
+
+def test_the_example_environment_names_only_real_settings_with_their_defaults(services: Sequence[Service]) -> None:
+    for service in services:
+        package = next(path for path in service.files if path.endswith("/settings.py")).rpartition("/")[0]
+        tree = ast.parse(service.files[f"{package}/settings.py"])
+        settings = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Settings")
+        fields = {
+            node.target.id
+            for node in settings.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        named = re.findall(r"^#? ?([A-Z_]+)=", service.files[".env.example"].decode(), re.MULTILINE)
+        assert named
+        assert {name.lower() for name in named} <= fields, service.label
+
+
+def test_the_readme_starts_with_two_commands_that_need_only_python(default: Service) -> None:
+    blocks = re.findall(r"```sh\n(.*?)```", default.files["README.md"].decode(), re.DOTALL)
+    install = "python3 -m venv .uv && .uv/bin/pip install -q uv\n"
+    assert blocks[0] == f"{install}.uv/bin/uv run my-service demo\n"
+    assert blocks[1] == ".uv/bin/uv run pytest\n"
+
+
+def test_dependencies_are_explained() -> None:
+    """docs/dependencies.md has one line for each package that a service may need."""
+    requirements = re.findall(
+        r'^    "([\w-]+)', (TEMPLATE / "{{always}}/pyproject.toml.jinja").read_text(), re.MULTILINE
+    )
+    explained = re.findall(r"^\| ([\w-]+)", Path(ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
+    assert set(requirements) == set(explained) - {"package"}
