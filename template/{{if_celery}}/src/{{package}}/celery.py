@@ -1,0 +1,5 @@
+"""The Celery application, where `celery -A` looks for it."""
+
+from .runtime.app import app
+
+__all__ = ["app"]

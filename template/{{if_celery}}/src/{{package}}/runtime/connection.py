@@ -1,0 +1,60 @@
+"""One way to reach Redis or Valkey: bounded waits, verified TLS, Sentinel; so that a frozen server never hangs a caller."""
+
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from ..settings import settings
+
+UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+CONNECT_TIMEOUT = 1.0  # seconds
+REPLY_TIMEOUT = 2.0  # seconds; together below the 3 s in which the API answers
+
+T = TypeVar("T")
+
+
+def connect() -> Redis:
+    """A new client for `settings().redis_url`; raises ValueError if that is not set."""
+    url = settings().require_redis_url()
+    options = {
+        "decode_responses": True,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": REPLY_TIMEOUT,
+        "retry": Retry(NoBackoff(), 1, supported_errors=(ConnectionError,)),  # a pooled connection the server closed
+    }
+    if not url.startswith("sentinel://"):
+        return Redis.from_url(url, **options)
+    nodes = [urlsplit(part) for part in url.split(";")]
+    sentinel = Sentinel([(node.hostname or "localhost", node.port or 26379) for node in nodes], **options)
+    database = int(nodes[0].path.strip("/") or 0)
+    return sentinel.master_for(
+        settings().sentinel_master, db=database, username=nodes[0].username, password=nodes[0].password, **options
+    )
+
+
+@cache
+def redis() -> Redis:
+    """This process's client (safe to use after a fork: its pool notices)."""
+    return connect()
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """Call until Redis answers, with pauses of up to a second: for what must not be lost once a job has begun.
+
+    The job's time limits bound the wait.
+    """
+    pause = 0.05
+    while True:
+        try:
+            return call()
+        except UNAVAILABLE:
+            time.sleep(pause)
+            pause = min(pause * 2, 1.0)

@@ -1,0 +1,224 @@
+"""The contract's engine for Celery: what the API and the command line ask is answered here, off their event loop."""
+
+import asyncio
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import cache, wraps
+from typing import Any, ParamSpec, TypeVar
+
+from kombu.exceptions import OperationalError
+from pydantic import ValidationError
+
+from ..contract import (
+    BrokerUnavailable,
+    DeadLetter,
+    Engine,
+    Health,
+    InvalidPayload,
+    JobFailed,
+    JobStatus,
+    JobType,
+    NotFinished,
+    QueueStatus,
+    Result,
+    ResultExpired,
+    ScheduleStatus,
+    Submission,
+    UnknownJob,
+    WorkerStatus,
+)
+from ..queues import QUEUES
+from ..settings import settings
+from . import backlog, dead_letters, metrics, schedules
+from .app import app
+from .connection import UNAVAILABLE, redis
+from .record import records, result_key
+from .results import large_results, reference
+from .routing import known_queue
+from .task import JobTask
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def in_thread(method: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """Celery and redis-py block: run in a thread, and say in the contract's words when the broker is away."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(*args, **kwargs)
+        except (*UNAVAILABLE, OperationalError) as error:
+            raise BrokerUnavailable(f"the broker does not answer ({error}); try again later") from error
+
+    @wraps(method)
+    async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
+        return await asyncio.to_thread(call, *args, **kwargs)
+
+    return wrapper
+
+
+class CeleryEngine:
+    """Implements `contract.Engine`, where each method is documented."""
+
+    def __init__(self) -> None:
+        settings().require_redis_url()
+        app.loader.import_default_modules()
+
+    def _tasks(self) -> dict[str, JobTask[Any, Any]]:
+        return {name: task for name, task in sorted(app.tasks.items()) if isinstance(task, JobTask) and task.arguments}
+
+    def job_types(self) -> list[JobType]:
+        return [
+            JobType(
+                name=name,
+                queue=task.job_queue or app.conf.task_default_queue,
+                description=(task.__doc__ or "").strip(),
+                payload_schema=self._payload_schema(task),
+            )
+            for name, task in self._tasks().items()
+        ]
+
+    @staticmethod
+    def _payload_schema(task: JobTask[Any, Any]) -> dict[str, Any]:
+        assert task.arguments is not None
+        model = task.arguments.model_fields[task.payload_parameter].annotation if task.payload_parameter else task.arguments
+        return model.model_json_schema()  # ty: ignore[unresolved-attribute]
+
+    @in_thread
+    def submit(
+        self,
+        name: str,
+        payload: Any,
+        *,
+        key: str | None = None,
+        delay: float = 0,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> Submission:
+        task = self._tasks().get(name)
+        if task is None:
+            raise UnknownJob(f"there is no job {name!r}; there are {', '.join(self._tasks())}")
+        if priority is not None and not 0 <= priority <= 9:
+            raise InvalidPayload(f"priority {priority} must be 0 to 9 (9 is the most urgent)")
+        kwargs = {task.payload_parameter: payload} if task.payload_parameter else payload or {}
+        if not isinstance(kwargs, dict):
+            raise InvalidPayload(f"{name} takes a JSON object with its arguments, not {type(payload).__name__}")
+        options: dict[str, Any] = {"queue": known_queue(queue)} if queue else {}
+        if priority is not None:
+            options["priority"] = priority
+        try:
+            result, created = task.send((), kwargs, idempotency_key=key, countdown=delay or None, **options)
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_context=False, include_input=False)
+            raise InvalidPayload(f"the payload does not fit {name}", [dict(entry) for entry in errors]) from error
+        except TypeError as error:
+            raise InvalidPayload(f"the payload does not fit {name}: {error}") from error
+        return Submission(id=str(result.id), created=created)
+
+    @in_thread
+    def status(self, job_id: str) -> JobStatus:
+        return self._status(job_id)
+
+    def _status(self, job_id: str) -> JobStatus:
+        status = records().status(job_id)
+        if status is None:
+            raise UnknownJob(f"there is no job {job_id} (any more)")
+        return status
+
+    @in_thread
+    def result(self, job_id: str) -> Result:
+        status = self._status(job_id)
+        if status.state in ("failed", "cancelled"):
+            raise JobFailed(f"job {job_id} {status.state}: {status.error or 'no result'}")
+        if status.state != "succeeded":
+            raise NotFinished(f"job {job_id} is {status.state}")
+        meta = redis().get(result_key(job_id))
+        gone = ResultExpired(f"the result of job {job_id} was kept for {settings().result_ttl} s")
+        if meta is None:
+            raise gone
+        value = json.loads(meta)["result"]
+        if (source := reference(value)) is None:
+            document = json.dumps(value).encode()
+            return Result(size=len(document), chunks=_chunks(iter([document])))
+        size = large_results().size(source)
+        if size is None:
+            raise gone
+        return Result(size=size, url=large_results().url(source, 300), chunks=_chunks(large_results().chunks(source)))
+
+    @in_thread
+    def cancel(self, job_id: str) -> JobStatus:
+        before = records().cancel(job_id)
+        if before == "running":
+            app.control.broadcast("interrupt", arguments={"job_id": job_id})
+        return self._status(job_id)
+
+    @in_thread
+    def queues(self) -> list[QueueStatus]:
+        return backlog.queues()
+
+    @in_thread
+    def dead_letters(
+        self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
+    ) -> list[DeadLetter]:
+        return dead_letters.listed(job=job, queue=queue, reason=reason, limit=limit)
+
+    @in_thread
+    def dead_letter(self, job_id: str) -> DeadLetter:
+        return dead_letters.shown(job_id)
+
+    @in_thread
+    def replay(self, job_id: str) -> Submission:
+        return dead_letters.replay(app, job_id, str(uuid.uuid4()))
+
+    @in_thread
+    def discard(self, job_id: str) -> None:
+        dead_letters.discard(job_id)
+
+    @in_thread
+    def schedules(self) -> list[ScheduleStatus]:
+        return schedules.statuses()
+
+    async def health(self) -> Health:
+        try:
+            return await self._health()
+        except BrokerUnavailable as error:
+            return Health(ok=False, broker=False, reasons=[str(error)])
+
+    @in_thread
+    def _health(self) -> Health:
+        workers = backlog.workers()
+        reasons = []
+        limits = {queue.name: queue for queue in QUEUES}
+        for queue in backlog.queues(workers):
+            limit = limits[queue.name]
+            if not queue.workers:
+                reasons.append(f"queue {queue.name} has no live worker")
+            if queue.depth > limit.max_depth:
+                reasons.append(f"queue {queue.name} holds {queue.depth} jobs, more than {limit.max_depth}")
+            if queue.oldest_age > limit.max_age:
+                reasons.append(f"queue {queue.name}: the oldest job has waited {queue.oldest_age:.0f} s, more than {limit.max_age:g}")
+        late = [schedule for schedule in schedules.statuses() if schedule.silent]
+        reasons += [f"schedule {schedule.name} should have fired {time.time() - (schedule.next_run_at or 0):.0f} s ago" for schedule in late]
+        return Health(ok=not reasons, broker=True, workers=workers, reasons=reasons)
+
+    @in_thread
+    def ping(self) -> None:
+        redis().ping()
+
+    @in_thread
+    def metrics(self) -> bytes:
+        gaps = {schedule.name: schedule.longest_gap() for schedule in schedules.declared()}
+        return metrics.exposition(backlog.queues(), schedules.statuses(), gaps)
+
+
+async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await asyncio.to_thread(next, source, None)) is not None:
+        yield chunk
+
+
+@cache
+def engine() -> Engine:
+    """This process's engine; raises NotConfigured if REDIS_URL is not set."""
+    return CeleryEngine()

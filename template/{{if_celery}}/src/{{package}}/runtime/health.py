@@ -1,0 +1,56 @@
+"""A worker's own sign of life: a file that its event loop touches, and a port, so that a probe asks nothing of the broker.
+
+`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool; liveness that depends on the broker
+restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead (/health/jobs).
+"""
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from ..settings import settings
+
+BEAT = 5.0  # seconds between touches
+ALIVE = 60.0  # seconds after which a loop that has not turned is taken for dead
+
+
+def heartbeat_file(name: str) -> Path:
+    """Where the process of this name (`name` or Celery's `name@host`) leaves its sign of life."""
+    return settings().run_dir / f"{name.partition('@')[0]}.alive"
+
+
+def beat(name: str) -> None:
+    """Leave a sign of life."""
+    path = heartbeat_file(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+
+
+def worker_alive(name: str) -> bool:
+    """Whether that process has left a sign of life within the last minute."""
+    try:
+        return time.time() - heartbeat_file(name).stat().st_mtime < ALIVE
+    except FileNotFoundError:
+        return False
+
+
+def serve(name: str, host: str, port: int) -> None:
+    """Answer /health/live and /health/ready on a port of the worker's own, in a thread."""
+    from .connection import UNAVAILABLE, redis
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ok = self.path == "/health/live" and worker_alive(name)
+            if self.path == "/health/ready":
+                try:
+                    ok = bool(redis().ping())
+                except UNAVAILABLE:
+                    ok = False
+            self.send_response(200 if ok else 503)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Probes are not worth a log line."""
+
+    threading.Thread(target=ThreadingHTTPServer((host, port), Handler).serve_forever, name="health", daemon=True).start()

@@ -1,0 +1,76 @@
+"""Retry what may pass, give up on what will not: transient errors wait longer each time, with full jitter, and end.
+
+Without a cap a job retries for hours; without jitter all callers of a service that comes back call at once; without classes
+a declined card is tried five times.
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from celery.exceptions import SoftTimeLimitExceeded
+
+Reason = Literal["exhausted", "permanent", "unexpected", "timed out", "poison"]
+
+
+class TransientError(Exception):
+    """May succeed later. `retry_after` in seconds, when the other side said how long to wait, is honoured."""
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class PermanentError(Exception):
+    """Will never succeed with this payload: straight to the dead letters."""
+
+
+class PoisonError(Exception):
+    """The job killed its worker too often."""
+
+
+class Snooze(Exception):
+    """Run this job again in `delay` seconds; not a failure, and no attempt is spent."""
+
+    def __init__(self, delay: float, why: str = "") -> None:
+        super().__init__(why or f"again in {delay:g} s")
+        self.delay = delay
+        self.why = why
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Up to `attempts` runs; before run n+1 wait a random time up to min(cap, base · 2ⁿ⁻¹) seconds ("full jitter", AWS
+    Architecture Blog, "Exponential Backoff And Jitter"). `unknown` says what an error of another class means."""
+
+    attempts: int = 5
+    base: float = 1.0
+    cap: float = 300.0
+    transient: tuple[type[BaseException], ...] = (TransientError, ConnectionError, TimeoutError)
+    unknown: Literal["fail", "retry"] = "fail"
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or not 0 < self.base <= self.cap:
+            raise ValueError(f"{self} makes no sense: attempts must be at least 1, and 0 < base <= cap")
+
+    def delay(self, attempt: int, error: BaseException) -> float:
+        """Seconds to wait after this attempt (the first is 1) failed."""
+        asked = getattr(error, "retry_after", None)
+        if asked is not None:
+            return float(asked)
+        return random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
+
+    def decide(self, attempt: int, error: BaseException) -> float | Reason:
+        """Seconds until the next attempt, or the reason to give up."""
+        if isinstance(error, PoisonError):
+            return "poison"
+        if isinstance(error, SoftTimeLimitExceeded):
+            return "timed out"
+        if isinstance(error, PermanentError):
+            return "permanent"
+        if not isinstance(error, self.transient) and self.unknown == "fail":
+            return "unexpected"
+        return self.delay(attempt, error) if attempt < self.attempts else "exhausted"
+
+
+NO_RETRY = RetryPolicy(attempts=1, transient=())

@@ -1,0 +1,174 @@
+"""Take a message and note who holds it in one step, so that a worker killed at any instant loses nothing.
+
+Kombu's Redis transport pops a message (BRPOP) and writes it down as unacknowledged with a second command; whatever dies in
+between is gone. Here one script does both. It also reads queues strictly in their order (kombu goes through one priority of
+all queues after the other), lets 9 be the most urgent priority as on RabbitMQ, and turns text that is no message into one
+the consumer can refuse. Keys and message format stay kombu's own: other Celery clients and KEDA see what they expect.
+"""
+
+from queue import Empty
+from time import monotonic, time
+from typing import Any
+
+import kombu.transport
+from kombu.transport import redis
+from kombu.utils.encoding import bytes_to_str
+from kombu.utils.json import dumps, loads
+
+UNDECODABLE = "application/x-undecodable"
+
+# KEYS: unacked hash, unacked index, queues in order. ARGV: now, separator, priority steps, content type for undecodable text.
+# A queue's wake list holds at most one token; it is put back while messages remain, so that one token wakes all it must.
+TAKE = """
+local now, sep, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local function lists(queue)
+  local step = -1
+  return function()
+    step = step + 1
+    if step < steps then return step == 0 and queue or queue .. sep .. step end
+  end
+end
+local function take(queue)
+  for list in lists(queue) do
+    local item = redis.call('RPOP', list)
+    if item then
+      local ok, message = pcall(function()
+        local decoded = cjson.decode(item)
+        assert(type(decoded.headers) == 'table')
+        return {decoded.properties.delivery_tag .. '', decoded.properties.delivery_info.exchange .. '',
+                decoded.properties.delivery_info.routing_key .. ''}
+      end)
+      if not ok then
+        local tag = 'undecodable-' .. redis.sha1hex(item)
+        local text = item:gsub('[^\\32-\\126]', function(c) return string.format('\\\\x%02x', c:byte()) end)
+        item = cjson.encode({body = text, headers = {id = tag}, ['content-type'] = ARGV[4], ['content-encoding'] = 'utf-8',
+          properties = {delivery_tag = tag, priority = 0, delivery_info = {exchange = '', routing_key = queue}}})
+        message = {tag, '', queue}
+      end
+      redis.call('ZADD', KEYS[2], now, message[1])
+      redis.call('HSET', KEYS[1], message[1],
+        '[' .. item .. ',' .. cjson.encode(message[2]) .. ',' .. cjson.encode(message[3]) .. ']')
+      return item
+    end
+  end
+end
+local taken
+for i = 3, #KEYS do
+  local queue = KEYS[i]
+  if not taken then
+    local item = take(queue)
+    if item then taken = {queue, item} end
+  end
+  if taken then
+    for list in lists(queue) do
+      if redis.call('EXISTS', list) == 1 then
+        if redis.call('EXISTS', queue .. ':wake') == 0 then redis.call('LPUSH', queue .. ':wake', 1) end
+        break
+      end
+    end
+  end
+end
+return taken
+"""
+
+# KEYS: message list, wake list. ARGV: message. The token may expire: an idle worker looks every second anyway.
+PUT = """
+redis.call('LPUSH', KEYS[1], ARGV[1])
+if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], 1) end
+redis.call('EXPIRE', KEYS[2], 60)
+"""
+
+
+class QoS(redis.QoS):
+    """Knows which deliveries TAKE has already written down."""
+
+    taken: str | None = None
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        if delivery_tag == self.taken:
+            super(redis.QoS, self).append(message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+
+class TakingChannel:
+    """What our channels add to kombu's; kombu calls the methods that read the blocking connection `_brpop_*`."""
+
+    QoS = QoS
+    _idle = False
+
+    def _get_message_priority(self: Any, message: dict[str, Any], reverse: bool = False) -> int:
+        """9 is the most urgent for callers, 0 for kombu's Redis lists."""
+        return super()._get_message_priority(message, reverse=True)  # ty: ignore[unresolved-attribute]
+
+    def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
+        if kwargs:  # a publish batch
+            return super()._put(queue, message, **kwargs)  # ty: ignore[unresolved-attribute]
+        key = self._q_for_pri(queue, self._get_message_priority(message))
+        with self.conn_or_acquire() as client:
+            client.eval(PUT, 2, key, f"{queue}:wake", dumps(message))
+
+    def _brpop_start(self: Any, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        self._in_poll = self.client.connection
+        self._brpop_sent_at = monotonic()
+        if self._idle:
+            command = ["BRPOP", *(f"{queue}:wake" for queue in queues), timeout or self.brpop_timeout]
+        else:
+            keys = [self.unacked_key, self.unacked_index_key, *queues]
+            command = ["EVAL", TAKE, len(keys), *keys, time(), self.sep, len(self.priority_steps), UNDECODABLE]
+        self.client.connection.send_command(*command)
+
+    def _brpop_read(self: Any, **options: Any) -> bool:
+        woken, self._idle = self._idle, False
+        try:
+            try:
+                reply = self.client.parse_response(self.client.connection, "BRPOP" if woken else "EVAL", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()  # the next turn of the loop connects again
+                raise
+            if woken:
+                raise Empty
+            if not reply:
+                self._idle = True
+                raise Empty
+            queue, item = bytes_to_str(reply[0]), loads(bytes_to_str(reply[1]))
+            self._queue_cycle.rotate(queue)
+            self.qos.taken = item["properties"]["delivery_tag"]
+            self.connection._deliver(item, queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+
+class Channel(TakingChannel, redis.Channel):
+    """For redis:// and rediss://."""
+
+
+class SentinelChannel(TakingChannel, redis.SentinelChannel):
+    """For sentinel://."""
+
+
+class Transport(redis.Transport):
+    """Kombu's transport with our channel."""
+
+    Channel = Channel
+
+
+class SentinelTransport(redis.SentinelTransport):
+    """Kombu's Sentinel transport with our channel."""
+
+    Channel = SentinelChannel
+
+
+def install() -> None:
+    """Let redis://, rediss:// and sentinel:// URLs use these transports in this process.
+
+    By alias, since kombu looks a URL's scheme up again whenever it fails over to another address.
+    """
+    kombu.transport.TRANSPORT_ALIASES.update(
+        redis=f"{__name__}:Transport", rediss=f"{__name__}:Transport", sentinel=f"{__name__}:SentinelTransport"
+    )
