@@ -66,7 +66,7 @@ class Gateway:
             self._failures = [rule for rule in self._failures if order_id is not None and rule.order_id != order_id]
 
     def effects(self, path: str, **having: str) -> list[Body]:
-        """The effects of a path that have these fields, oldest first; `requests` counts those with its key, failed too."""
+        """The effects of a path with these fields, oldest first; `requests` counts those with its key, failed too."""
         with self._lock:
             found = [item for item in self._effects[path] if all(str(item.get(k)) == v for k, v in having.items())]
             return [self._counted(path, item) for item in found]
