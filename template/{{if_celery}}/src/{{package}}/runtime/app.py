@@ -7,6 +7,7 @@ a queue out of every typo.
 import math
 import pkgutil
 import ssl
+from logging import getLogger
 
 from celery import Celery
 from celery.signals import setup_logging
@@ -92,3 +93,5 @@ app.conf.update(
 @setup_logging.connect
 def _logging(**_: object) -> None:
     configure()
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # they log payloads; JobTask logs each run's end
+        getLogger(chatty).setLevel("WARNING")

@@ -64,13 +64,18 @@ class Records:
         self._reserve, self._start, self._finish, self._cancel = map(script, ("reserve", "start", "finish", "cancel"))
 
     def reserve(
-        self, job_id: str, name: str, key: str | None, fingerprint: str, fields: Fields, *, take_over: bool = False
+        self, job_id: str, name: str, key: str | None, fingerprint: str, fields: Fields, followers: dict[str, str], *, take_over: bool
     ) -> tuple[str, str]:
-        """Write the job down before it is sent; answers id and fingerprint of the job that has the key."""
+        """Write the job and those to follow it down before it is sent; answers id and fingerprint of the job that has the key."""
         holder, held = self._reserve(
             keys=[job_key(job_id), claim_key(name, key)],
             args=[job_id, fingerprint, RESERVED_FOR, int(take_over), *_flat({"name": name, "key": key, **fields})],
         )
+        for follower, task in followers.items():
+            self._reserve(
+                keys=[job_key(follower), ""],
+                args=[follower, "", settings().record_ttl, 0, *_flat({"name": task, "state": "scheduled", "queue": "", "priority": 5, "message": "waiting for earlier steps", "root": fields["root"]})],
+            )
         return holder, held
 
     def confirm(self, job_id: str, name: str, key: str | None, queue: str) -> None:

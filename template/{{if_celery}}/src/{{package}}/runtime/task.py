@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar
 
 import structlog
-from celery import Task
+from celery import Signature, Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from celery.result import AsyncResult
 from pydantic import BaseModel
@@ -101,7 +101,9 @@ class JobTask(Task, Generic[P, R]):
         }
         claimed = key if task_id is None or replay_of else None  # a step of a workflow claims its key when it starts
         take_over = restart or replay_of is not None
-        reserve = partial(records().reserve, job_id, self.name, claimed, fingerprint, fields, take_over=take_over)
+        reserve = partial(
+            records().reserve, job_id, self.name, claimed, fingerprint, fields, self._followers(options), take_over=take_over
+        )
         holder, held = try_until_sent(reserve)
         if holder != job_id:
             if held != fingerprint:
@@ -118,6 +120,16 @@ class JobTask(Task, Generic[P, R]):
             raise
         _forgiving(partial(records().confirm, job_id, self.name, claimed, fields["queue"]))
         return result, True
+
+    def signature(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Signature:
+        """As in Celery (`.s()` and `.si()` come here); models become JSON, since later steps travel inside earlier ones."""
+        return super().signature(tuple(to_jsonable_python(args or ())), to_jsonable_python(kwargs), *rest, **options)
+
+    @staticmethod
+    def _followers(options: dict[str, Any]) -> dict[str, str]:
+        """Jobs that this one brings about later, by id: the next steps of a chain, the fan-in of a chord."""
+        steps = [*(options.get("chain") or []), *filter(None, [options.get("chord")])]
+        return {step["options"]["task_id"]: step["task"] for step in steps if step["options"].get("task_id")}
 
     def values(self, args: Any, kwargs: Any) -> tuple[Any, ...]:
         """The arguments as the function will get them, in order; raises pydantic.ValidationError."""
@@ -227,7 +239,7 @@ class JobTask(Task, Generic[P, R]):
             fields={
                 "submitted_at": submitted,
                 "priority": (request.delivery_info or {}).get("priority") or DEFAULT_PRIORITY,
-                "parent": request.parent_id,
+                "parent": request.parent_id if request.parent_id != request.id else None,  # itself after a retry
                 "root": request.root_id,
                 "trace_id": envelope["trace_id"],
             },

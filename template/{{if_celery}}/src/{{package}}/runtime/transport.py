@@ -102,7 +102,7 @@ class TakingChannel:
         return super()._get_message_priority(message, reverse=True)  # ty: ignore[unresolved-attribute]
 
     def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
-        if kwargs:  # a publish batch
+        if "_publish_batch" in kwargs:
             return super()._put(queue, message, **kwargs)  # ty: ignore[unresolved-attribute]
         key = self._q_for_pri(queue, self._get_message_priority(message))
         with self.conn_or_acquire() as client:

@@ -9,6 +9,7 @@ if KEYS[2] ~= '' then
   end
   redis.call('SET', KEYS[2], ARGV[1] .. '|' .. ARGV[2], 'EX', ARGV[3])
 end
+if redis.call('HGET', KEYS[1], 'message') == 'waiting for earlier steps' then redis.call('HDEL', KEYS[1], 'state', 'message', 'queue', 'priority') end
 for i = 5, #ARGV, 2 do redis.call('HSETNX', KEYS[1], ARGV[i], ARGV[i + 1]) end
 if redis.call('TTL', KEYS[1]) < tonumber(ARGV[3]) then redis.call('EXPIRE', KEYS[1], ARGV[3]) end
 return {ARGV[1], ARGV[2]}
