@@ -1,0 +1,120 @@
+"""The command line: start the parts of the service, submit and follow jobs, operate it.
+
+Everything is asked of the `Engine`, so the commands are the same on every stack. Imports stay inside the commands:
+neither `--help` nor a worker's probe may wait until the job stack has loaded.
+Exit codes: 0 fine, 1 the thing failed or is unhealthy, 2 bad usage or input, 3 the broker does not answer.
+"""
+
+import sys
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from ..contract import (
+    BrokerUnavailable,
+    ContractError,
+    IdempotencyConflict,
+    InvalidPayload,
+    NotADeadLetter,
+    UnknownJob,
+    UnknownQueue,
+)
+from . import jobs, operations
+
+app = typer.Typer(
+    help="Background jobs: run the service, submit and follow jobs, operate it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.command()
+def dev() -> None:
+    """Start everything here, on embedded defaults; Ctrl-C stops it."""
+    from ..dev.runner import dev
+
+    dev()
+
+
+@app.command()
+def demo() -> None:
+    """Run one example of each pattern to its end and tell what happened."""
+    from ..dev.demo import demo
+
+    raise typer.Exit(demo())
+
+
+# Without an origin it is a folder with an old __pycache__, left behind when an update took the API away.
+if (found := find_spec("..api", __package__)) and found.origin:
+
+    @app.command()
+    def api(
+        host: Annotated[str | None, typer.Option(help="API_HOST unless given.")] = None,
+        port: Annotated[int | None, typer.Option(help="API_PORT unless given.", min=0, max=65535)] = None,
+    ) -> None:
+        """Serve the HTTP API."""
+        import_module("..api.server", __package__).serve(host, port)
+
+
+@app.command()
+def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None) -> None:
+    """Run jobs; on SIGTERM finish or hand back what runs."""
+    from ..runtime.worker import run_worker
+
+    run_worker(queue or None)
+
+
+@app.command()
+def scheduler() -> None:
+    """Submit recurring jobs when they are due."""
+    from ..runtime.scheduler import run_scheduler
+
+    run_scheduler()
+
+
+app.add_typer(jobs.app)
+app.add_typer(operations.app)
+
+
+def main() -> None:
+    """Run a command; an error that the caller can act on is one line on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except (ContractError, ValueError) as error:
+        explained = _explain(error)
+        if explained is None:
+            raise
+        text, exit_code = explained
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(exit_code)
+
+
+def _explain(error: Exception) -> tuple[str, int] | None:
+    """What to tell and the exit code; None for a defect."""
+    from ..settings import NotConfigured
+
+    match error:
+        case BrokerUnavailable():
+            return str(error), 3
+        case InvalidPayload():
+            return "; ".join([str(error), *map(_wrong_field, error.errors)]), 2
+        case UnknownJob() | UnknownQueue() | IdempotencyConflict() | NotADeadLetter() | NotConfigured():
+            return str(error), 2
+        case ContractError():
+            return str(error), 1
+        case ValidationError(title="Settings"):
+            return "; ".join(
+                _wrong_field({**entry, "loc": [str(name).upper() for name in entry["loc"]]}) for entry in error.errors()
+            ), 2
+    return None
+
+
+def _wrong_field(error: Mapping[str, Any]) -> str:
+    where = ".".join(map(str, error.get("loc", ())))
+    what = str(error.get("msg", "")).removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
