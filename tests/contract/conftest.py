@@ -1,0 +1,65 @@
+"""One installed service per session; a test starts as many running ones from it as it needs, or shares its module's."""
+
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from .service import Installed, Service
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("contract")
+    group.addoption("--stack", default="celery", help="the stack to render")
+    group.addoption(
+        "--answer", action="append", metavar="KEY=VALUE", help="another answer than the default; repeatable"
+    )
+
+
+@pytest.fixture(scope="session")
+def installed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
+    """The service under test, rendered and installed. CONTRACT_KEEP=1 keeps its folder and says where it is."""
+    folder = tmp_path_factory.mktemp("contract") / "service"
+    answers = dict(answer.split("=", 1) for answer in pytestconfig.getoption("answer", None) or [])
+    yield Installed.render(folder, pytestconfig.getoption("stack", "celery"), answers)
+    if os.environ.get("CONTRACT_KEEP"):
+        print(f"\nkept: {folder}")
+    else:
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def session_service(installed: Installed) -> Iterator[Service]:
+    with installed.running() as service:
+        yield service
+
+
+@pytest.fixture
+def service(session_service: Service) -> Service:
+    """The shared one, with one worker on all queues. A test that stops a part of it starts its own."""
+    session_service.wait_for_workers(1)
+    return session_service
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    Service.shown = [service for service in Service.shown if service.open]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for service in Service.shown:
+            for log in sorted((service.folder / "logs").glob("*.log")):
+                if tail := last_lines(log):
+                    report.sections.append((f"{service.name} {log.stem}", tail))
+    return report
+
+
+def last_lines(log: Path, count: int = 40) -> str:
+    """Without the requests that only looked."""
+    lines = (line for line in log.read_text(errors="replace").splitlines() if "GET /" not in line)
+    return "\n".join(list(lines)[-count:])

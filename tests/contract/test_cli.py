@@ -1,0 +1,222 @@
+"""The commands: what they print for people and for machines, and the exit codes that scripts rely on."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from .processes import Process, until
+from .service import Installed, Service
+
+COMMANDS = (
+    "dev",
+    "demo",
+    "api",
+    "worker",
+    "scheduler",
+    "run",
+    "status",
+    "result",
+    "cancel",
+    "queues",
+    "schedules",
+    "dead-letters",
+    "health",
+    "doctor",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demo(installed: Installed) -> Iterator[Process]:
+    """Runs beside the other tests of this module."""
+    service = Service(installed)
+    del service.environment[installed.stack.broker_variable]
+    try:
+        yield service.start("demo", installed.script, "demo")
+    finally:
+        service.close()
+
+
+def test_every_command_is_listed_and_explains_itself(service: Service) -> None:
+    listed = service.cli("--help")
+    for command in COMMANDS:
+        assert f" {command} " in listed
+    assert "--idempotency" not in service.cli("run", "--help")
+    assert "--key" in service.cli("run", "--help")
+
+
+def test_the_package_can_be_run_as_a_module(service: Service) -> None:
+    command = [str(service.installed.python), "-m", service.installed.package, "queues", "--json"]
+    printed = subprocess.check_output(command, cwd=service.folder, env=service.environment, timeout=30)
+    assert [queue["name"] for queue in json.loads(printed)] == [queue["name"] for queue in service.get("/queues")]
+
+
+def test_run_submits_from_an_argument_a_file_and_standard_input(service: Service) -> None:
+    label = str(uuid4())
+    data = json.dumps({"label": label})
+    file = service.folder / "payload.json"
+    file.write_text(data)
+    jobs = [
+        service.cli("run", "mark", "--data", data).strip(),
+        service.cli("run", "mark", "--data", f"@{file}").strip(),
+        service.cli("run", "mark", "--data", "-", stdin=data).strip(),
+    ]
+    assert len(set(jobs)) == 3
+    for job in jobs:
+        service.wait(job)
+    assert len(service.effects(label=label)) == 3
+
+
+def test_run_takes_key_delay_queue_and_priority(service: Service) -> None:
+    key = str(uuid4())
+    options = ["--key", key, "--delay", "60", "--queue", "bulk", "--priority", "8"]
+    submitted = service.cli_json("run", "noop", *options)
+    assert submitted["created"]
+    status = service.cli_json("status", submitted["id"])
+    assert (status["state"], status["queue"], status["priority"]) == ("scheduled", "bulk", 8)
+    assert status["idempotency_key"] == key
+    assert service.cli_json("run", "noop", *options) == {"id": submitted["id"], "created": False}
+    assert service.cli_json("cancel", submitted["id"])["state"] == "cancelled"
+
+
+def test_run_waits_for_the_result_or_gives_up_in_time(service: Service) -> None:
+    assert json.loads(service.cli("run", "mark", "--data", '{"label": "waited"}', "--wait")) == "waited"
+    started = time.monotonic()
+    data = json.dumps({"label": "slow", "seconds": 5})
+    service.cli("run", "mark", "--data", data, "--wait", "--timeout", "1", code=1)
+    assert time.monotonic() - started < 5
+    assert "card expired" in service.cli("run", "permanent", "--data", '{"label": "failed"}', "--wait", code=1)
+
+
+def test_status_watches_to_the_end(service: Service) -> None:
+    job = service.submit("steps", {"seconds": 0.2})
+    seen = [json.loads(line) for line in service.cli("status", job, "--watch", "--json").splitlines()]
+    assert seen[-1]["state"] == "succeeded"
+    assert "UPLOADING" in [status["progress"]["stage"] for status in seen]
+    failing = service.submit("permanent", {"label": "watched"})
+    assert "failed" in service.cli("status", failing, "--watch", code=1)
+
+
+def test_operating_commands_print_tables_and_json(service: Service) -> None:
+    job = service.submit("permanent", {"label": "cli"})
+    service.wait(job, "failed")
+    for command, shown in (
+        (["queues"], "default"),
+        (["schedules"], "send_digest"),
+        (["dead-letters", "list"], job),
+        (["dead-letters", "show", job], "card expired"),
+        (["health"], "default"),
+        (["status", job], "permanent"),
+    ):
+        assert shown in service.cli(*command)
+        assert shown in json.dumps(service.cli_json(*command))
+    service.cli("dead-letters", "discard", job)
+    assert job not in service.cli("dead-letters", "list")
+
+
+def test_doctor_finds_nothing_wrong_with_a_new_service(service: Service) -> None:
+    assert service.cli_json("doctor") == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["run"],
+        ["run", "no_such_job"],
+        ["run", "mark", "--data", "{"],
+        ["run", "mark", "--data", '{"label": 1}'],
+        ["run", "mark", "--data", "@no-such-file.json"],
+        ["run", "noop", "--queue", "express"],
+        ["run", "noop", "--priority", "10"],
+        ["run", "noop", "--delay", "-1"],
+        ["dead-letters", "replay"],
+        ["dead-letters", "discard", "some-id", "--all"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_and_bad_input_end_with_2(service: Service, arguments: list[str]) -> None:
+    assert service.cli(*arguments, code=2).strip()
+
+
+def test_the_same_key_with_another_payload_ends_with_2(service: Service) -> None:
+    key = str(uuid4())
+    service.cli("run", "mark", "--data", '{"label": "a"}', "--key", key)
+    assert key in service.cli("run", "mark", "--data", '{"label": "b"}', "--key", key, code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["status", "no-such-id"],
+        ["result", "no-such-id"],
+        ["cancel", "no-such-id"],
+        ["dead-letters", "show", "no-such-id"],
+        ["dead-letters", "replay", "no-such-id"],
+        ["dead-letters", "discard", "no-such-id"],
+    ],
+    ids=" ".join,
+)
+def test_an_id_that_does_not_exist_ends_with_2(service: Service, arguments: list[str]) -> None:
+    assert "no-such-id" in service.cli(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "noop"],
+        ["status", "some-id"],
+        ["result", "some-id"],
+        ["cancel", "some-id"],
+        ["queues"],
+        ["schedules"],
+        ["dead-letters", "list"],
+        ["dead-letters", "replay", "some-id"],
+        ["health"],
+    ],
+    ids=" ".join,
+)
+def test_an_absent_broker_ends_with_3_in_time(service: Service, arguments: list[str]) -> None:
+    nowhere = service.installed.stack.environment(9)  # the discard port
+    started = time.monotonic()
+    assert service.cli(*arguments, code=3, **nowhere).strip()
+    assert time.monotonic() - started <= 5, "three seconds, and those that Python takes to start"
+
+
+def test_dev_starts_everything_and_ends_with_ctrl_c(installed: Installed) -> None:
+    service = Service(installed)
+    del service.environment[installed.stack.broker_variable]
+    try:
+        dev = service.start("dev", installed.script, "dev")
+        until(lambda: healthy(service) or dev.returncode is not None, 40, dev.log.read_text)
+        assert dev.returncode is None, dev.log.read_text()
+        assert str(service.api_port) in dev.log.read_text()
+        order = str(uuid4())
+        service.wait(service.submit("process_order", {"order_id": order, "amount_cents": 100}))
+        dev.send(signal.SIGINT)
+        assert dev.wait(20) == 0
+        assert not leftovers(service.folder), "nothing it started is left"
+    finally:
+        service.close()
+
+
+def test_demo_shows_every_pattern_and_all_goes_as_told(demo: Process) -> None:
+    assert demo.wait(60) == 0, demo.log.read_text()
+    assert "dead letter" in demo.log.read_text()
+
+
+def healthy(service: Service) -> bool:
+    try:
+        return service.http.get("/health/jobs").status_code == 200
+    except OSError:
+        return False
+
+
+def leftovers(folder: Path) -> list[str]:
+    """The processes that work in this folder (Linux)."""
+    return [str(path) for path in Path("/proc").glob("[0-9]*/cwd") if path.resolve() == folder]

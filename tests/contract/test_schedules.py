@@ -1,0 +1,68 @@
+"""Schedules fire once per tick however many schedulers run, go on when one dies, and say when they do not."""
+
+import signal
+import time
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from .processes import Process, until
+from .service import Installed, Service
+
+EVERY = 2.0
+
+
+@pytest.fixture(scope="module")
+def pair(installed: Installed) -> Iterator[tuple[Service, list[Process]]]:
+    """One worker and two schedulers."""
+    with installed.running() as service:
+        schedulers = [service.start_scheduler() for _ in range(2)]
+        service.told("tick", 4, within=40)
+        yield service, schedulers
+
+
+def test_two_schedulers_fire_once_per_tick(pair: tuple[Service, list[Process]]) -> None:
+    service, _ = pair
+    service.told("tick", 6)
+    times = [told["at"] for told in service.effects(label="tick")]
+    gaps = [after - before for before, after in pairwise(times)]
+    assert all(EVERY * 0.5 < gap < EVERY * 1.5 for gap in gaps), gaps
+
+
+def test_schedules_are_listed_with_their_next_run(pair: tuple[Service, list[Process]]) -> None:
+    service, _ = pair
+    schedules = {schedule["job"]: schedule for schedule in service.get("/schedules")}
+    tick = schedules["tick"]
+    assert tick["queue"] == "default"
+    assert tick["runs"] >= 4
+    assert not tick["silent"]
+    assert time.time() - EVERY * 2 < tick["last_run_at"] <= time.time()
+    assert tick["last_run_at"] < tick["next_run_at"] <= time.time() + EVERY * 1.5
+    digest = schedules["send_digest"]
+    assert digest["next_run_at"] > time.time()
+    assert digest["when"]
+    assert {"send_digest", "sync_inventory"} <= set(schedules)
+    assert [schedule["name"] for schedule in service.cli_json("schedules")] == [
+        schedule["name"] for schedule in service.get("/schedules")
+    ]
+
+
+def test_when_either_scheduler_dies_the_other_goes_on(pair: tuple[Service, list[Process]]) -> None:
+    service, schedulers = pair
+    for index in range(2):
+        schedulers[index].kill_group()
+        seen = len(service.effects(label="tick"))
+        service.told("tick", seen + 2, within=60)
+        schedulers[index] = service.start_scheduler()
+    service.told("tick", len(service.effects(label="tick")) + 2)
+    gaps = [after["at"] - before["at"] for before, after in pairwise(service.effects(label="tick"))]
+    assert all(gap > EVERY * 0.5 for gap in gaps), gaps
+
+
+def test_a_scheduler_ends_at_once_on_sigterm(pair: tuple[Service, list[Process]]) -> None:
+    service, _ = pair
+    extra = service.start_scheduler()
+    until(lambda: extra.log.stat().st_size > 0, 10)
+    extra.send(signal.SIGTERM)
+    assert extra.wait(10) == 0
