@@ -1,12 +1,12 @@
 """One log format for everything in the process, so that a job's lines can be found by its id whoever wrote them.
 
 structlog's, Celery's, uvicorn's and any library's records pass through one formatter: readable lines on a terminal, one
-JSON object per line elsewhere (`LOG_FORMAT`). All go to stderr; stdout belongs to what a command was asked for.
+JSON object per line elsewhere (`LOG_FORMAT`). All go to stderr; stdout belongs to what a command was asked for. What is
+bound by `structlog.contextvars` (the worker binds job_id, job, attempt, queue and trace_id) is in each record.
 """
 
 import logging
 import sys
-from contextlib import AbstractContextManager
 
 import structlog
 
@@ -39,13 +39,6 @@ def configure() -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=config.log_level, force=True)
-
-
-def job_context(*, job_id: str, job: str, attempt: int, queue: str, trace_id: str) -> AbstractContextManager[None]:
-    """Every record logged inside carries these fields."""
-    return structlog.contextvars.bound_contextvars(
-        job_id=job_id, job=job, attempt=attempt, queue=queue, trace_id=trace_id
-    )
 
 
 def _renderers(log_format: str) -> list[structlog.typing.Processor]:

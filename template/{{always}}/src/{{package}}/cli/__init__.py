@@ -38,7 +38,7 @@ def dev() -> None:
     """Start everything here, on embedded defaults; Ctrl-C stops it."""
     from ..dev.runner import dev
 
-    dev()
+    raise typer.Exit(dev())
 
 
 @app.command()

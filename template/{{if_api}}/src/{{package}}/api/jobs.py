@@ -103,7 +103,7 @@ async def status(found: FoundStatus) -> JobStatus:
 async def result(job_id: JobId, engine: CurrentEngine) -> Response:
     """Streamed whatever its size; 409 if the job is unfinished or failed, 410 if the result has expired."""
     found = await promptly(engine.result(job_id))
-    if found.chunks is None:
+    if found.url or not found.chunks:
         return RedirectResponse(str(found.url), 303)
     return StreamingResponse(found.chunks, media_type=found.media_type, headers={"Content-Length": str(found.size)})
 

@@ -27,7 +27,6 @@ from ..contract import (
 PROBLEMS: dict[type[ContractError], tuple[int, str]] = {
     UnknownJob: (404, "Unknown job"),
     NotADeadLetter: (404, "Not a dead letter"),
-    InvalidPayload: (422, "Invalid payload"),
     UnknownQueue: (422, "Unknown queue"),
     IdempotencyConflict: (409, "Idempotency conflict"),
     NotFinished: (409, "Not finished"),
@@ -101,9 +100,13 @@ def install(app: FastAPI) -> None:
     async def contract_error(_: Request, error: ContractError) -> JSONResponse:
         status, title = PROBLEMS.get(type(error), (409, "Refused"))
         headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
-        errors = error.errors if isinstance(error, InvalidPayload) else []
-        located = [{**entry, "loc": ["body", *entry.get("loc", ())]} for entry in errors]
-        return problem(status, str(error), title=title, errors=located, headers=headers)
+        return problem(status, str(error), title=title, headers=headers)
+
+    @app.exception_handler(InvalidPayload)
+    async def invalid_payload(_: Request, error: InvalidPayload) -> JSONResponse:
+        errors = error.errors or [{"loc": (), "msg": str(error), "type": "invalid_payload"}]
+        located = [{**entry, "loc": ("body", *entry["loc"])} for entry in errors]
+        return problem(422, str(error), title="Invalid payload", errors=located)
 
     @app.exception_handler(RequestValidationError)
     async def invalid_request(_: Request, error: RequestValidationError) -> JSONResponse:
