@@ -1,0 +1,206 @@
+"""`dev`: the whole service from one command, restarted when its code changes, stopped without losing a job.
+
+A REDIS_URL or PAYMENT_GATEWAY_URL of your own wins over the embedded server and the fake gateway.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from itertools import cycle
+from pathlib import Path
+
+from ..queues import QUEUES
+from ..settings import Settings, settings
+from .embedded import EmbeddedUnavailable, free_port, is_answering, valkey_command
+from .processes import Child, Processes
+
+PACKAGE = __name__.partition(".")[0]
+SOURCE = Path(__file__).parents[1]
+VAR = Path("var")
+VALKEY_PORT, GATEWAY_PORT = 16379, 8900  # if free
+READY_WITHIN = 20.0  # seconds; then the overview comes anyway
+FAILURE = '{"fail": [{"status": 503, "times": 2}]}'
+ORDER = '{"order_id": "42", "amount_cents": 1999}'
+LOOK_EVERY = 0.5  # seconds between looks for changed code
+
+
+def dev() -> int:
+    """Run everything until Ctrl-C or SIGTERM.
+
+    Returns 0 if it was stopped, 1 if a part ended by itself, 2 if it could not start.
+    """
+    if sys.platform == "win32":
+        return _refuse("`dev` needs Linux or macOS (Celery's worker processes do): run it in WSL2.")
+    try:
+        with _only_one_here():
+            return asyncio.run(_dev(settings()))
+    except EmbeddedUnavailable as error:
+        return _refuse(str(error))
+
+
+async def _dev(config: Settings) -> int:
+    stop = asyncio.Event()
+    env = {"LOG_FORMAT": "console"} if config.log_format == "auto" else {}
+    own_gateway = "payment_gateway_url" not in config.model_fields_set
+    ports = {"valkey": VALKEY_PORT, "gateway": GATEWAY_PORT, "api": getattr(config, "api_port", 0)}
+    ports = {name: _preferred(port) for name, port in ports.items()}
+    if config.redis_url is None:
+        env["REDIS_URL"] = f"redis://127.0.0.1:{ports['valkey']}/0"
+    if own_gateway:
+        env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{ports['gateway']}"
+    async with Processes(env, _printer()) as processes:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)
+        if config.redis_url is None:
+            await start_valkey(processes, VAR / "valkey", ports["valkey"])
+        if own_gateway:
+            gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(ports["gateway"])]
+            await processes.start("gateway", gateway)
+        service = service_commands(ports["api"])
+        await start_service(processes, service)
+        overview = _print_overview_when_ready(processes, env, ports["api"] if "api" in service else None)
+        printing = asyncio.create_task(overview)
+        crash = await _until_stopped(stop, processes, service)
+        printing.cancel()
+        await processes.stop(*service)  # the broker and the gateway stay until the workers have drained
+    if crash is None:
+        return 0
+    print(f"\n{crash.name} ended by itself with exit code {crash.process.returncode}; its last lines:", file=sys.stderr)
+    print(*crash.tail, sep="\n", file=sys.stderr)
+    return 1
+
+
+async def start_valkey(processes: Processes, data_dir: Path, port: int) -> None:
+    """Start the embedded server and wait until it answers. Raises EmbeddedUnavailable if it ends instead."""
+    await processes.start("valkey", valkey_command(data_dir, port))
+    crash = asyncio.create_task(processes.crash())
+    while not is_answering(port):  # reading a long append-only file takes a while
+        if crash.done():
+            raise EmbeddedUnavailable("the embedded Valkey did not start:\n" + "\n".join(crash.result().tail))
+        await asyncio.sleep(0.02)
+    crash.cancel()
+
+
+def service_commands(api_port: int) -> dict[str, list[str]]:
+    """The service's processes by name: a worker on all queues, one that keeps the last queue moving, and the others."""
+    arguments = {"worker": ["worker"], "scheduler": ["scheduler"]}
+    if len(QUEUES) > 1:
+        arguments[f"worker-{QUEUES[-1].name}"] = ["worker", "--queue", QUEUES[-1].name]
+    if find_spec(f"{PACKAGE}.api"):
+        arguments["api"] = ["api", "--port", str(api_port)]
+    return {name: [sys.executable, "-m", PACKAGE, *given] for name, given in arguments.items()}
+
+
+async def start_service(processes: Processes, service: Mapping[str, Sequence[str]]) -> None:
+    """Start these; a worker may take its whole stop grace to end."""
+    for name, command in service.items():
+        await processes.start(name, command, grace=settings().stop_grace if name.startswith("worker") else 5.0)
+
+
+async def _until_stopped(
+    stop: asyncio.Event, processes: Processes, service: Mapping[str, Sequence[str]]
+) -> Child | None:
+    """Restart the service when its code changes; answers the child that ended by itself, None when asked to stop.
+
+    Once code has changed, a child that ends is most likely your last edit: it waits for the next one.
+    """
+    stopped, crash = asyncio.create_task(stop.wait()), asyncio.create_task(processes.crash())
+    seen, edited = _code(), False
+    while not stop.is_set():
+        await asyncio.wait([stopped, crash], timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
+        if crash.done() and not stop.is_set():
+            if not edited or crash.result().name not in service:
+                return crash.result()
+            print(f"{crash.result().name} ended: it starts again when you have edited the code", flush=True)
+            crash = asyncio.create_task(processes.crash())
+        if (now := _code()) != seen and not stop.is_set():
+            changed = sorted(path.relative_to(SOURCE).as_posix() for path, _ in now.items() ^ seen.items())
+            print(f"changed: {', '.join(dict.fromkeys(changed))}; restarting", flush=True)
+            seen, edited = now, True
+            await processes.stop(*service)
+            if not stop.is_set():
+                await start_service(processes, service)
+    crash.cancel()
+    return None
+
+
+def _code() -> Mapping[Path, int]:
+    found = {}
+    for path in SOURCE.rglob("*.py"):
+        with suppress(FileNotFoundError):  # editors replace files
+            found[path] = path.stat().st_mtime_ns
+    return found
+
+
+def _asked_to_stop(stop: asyncio.Event, processes: Processes) -> None:
+    if stop.is_set():
+        return processes.kill()
+    print("\nstopping: running jobs may finish; press Ctrl-C again to kill them", flush=True)
+    return stop.set()
+
+
+@contextmanager
+def _only_one_here() -> Generator[None, None, None]:
+    """Two servers on one append-only file would destroy it."""
+    import fcntl
+
+    VAR.mkdir(exist_ok=True)
+    with (VAR / "dev.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise EmbeddedUnavailable(f"`dev` already runs in {Path.cwd()}: stop that one first") from None
+        yield
+
+
+def _preferred(port: int) -> int:
+    """This port if nothing listens on it, else a free one."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError:
+        return free_port()
+    return port
+
+
+def _printer() -> Callable[[str, str], None]:
+    colours = cycle(range(31, 37))
+    styles: dict[str, str] = defaultdict(lambda: f"\x1b[{next(colours)}m")
+    plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
+
+    def show(name: str, line: str) -> None:
+        label = f"{name:<13}|"
+        with suppress(OSError):  # the terminal may be gone; the workers still need to drain
+            print(f"{label} {line}" if plain else f"{styles[name]}{label}\x1b[0m {line}", flush=True)
+
+    return show
+
+
+async def _print_overview_when_ready(processes: Processes, env: Mapping[str, str], api_port: int | None) -> None:
+    """Below the banners of all processes, where it is seen."""
+    deadline = time.monotonic() + READY_WITHIN
+    while await processes.run([sys.executable, "-m", PACKAGE, "health"]) and time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
+    script = Path(sys.argv[0]).name
+    command = f"python -m {PACKAGE}" if script == "__main__.py" else script
+    rows = {}
+    if api_port:
+        rows |= {"HTTP API": f"http://127.0.0.1:{api_port}/docs", "metrics": f"http://127.0.0.1:{api_port}/metrics"}
+    if url := env.get("PAYMENT_GATEWAY_URL"):
+        rows["payment gateway"] = url
+        rows["make it fail"] = f"curl {url}/control -d '{FAILURE}'"
+    if url := env.get("REDIS_URL"):
+        rows["other terminals"] = f"export REDIS_URL={url}"
+    rows["submit a job"] = f"{command} run process_order --data '{ORDER}' --wait"
+    print(*("", *(f"  {name:<17}{value}" for name, value in rows.items()), ""), sep="\n", flush=True)
+
+
+def _refuse(why: str) -> int:
+    print(f"error: {why}", file=sys.stderr)
+    return 2
