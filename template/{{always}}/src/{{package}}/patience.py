@@ -25,7 +25,10 @@ async def promptly(call: Awaitable[Answer]) -> Answer:
         async with asyncio.timeout(ANSWER_WITHIN):
             return await call
     except TimeoutError:
-        raise BrokerUnavailable(f"The broker did not answer within {ANSWER_WITHIN} s; try again later.") from None
+        raise BrokerUnavailable(
+            f"The broker did not answer within {ANSWER_WITHIN} s. Try again later; a submission may have arrived, "
+            "so repeat it under the same idempotency key."
+        ) from None
 
 
 async def follow(engine: Engine, status: JobStatus) -> AsyncIterator[JobStatus]:
