@@ -1,0 +1,244 @@
+"""`doctor`: find in settings, Celery and your code what works today and loses or doubles a job some day.
+
+Each finding says how to mend it. A line of code that is right nevertheless may say so: `# doctor: ok`.
+"""
+
+import ast
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import ValidationError
+from redis.exceptions import RedisError
+
+from ..queues import QUEUES
+from ..settings import settings
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+Found = Iterator[tuple[ast.expr | ast.stmt, str, str]]
+
+SOURCE = Path(__file__).parents[1]
+PROJECT = next((folder for folder in SOURCE.parents[:2] if (folder / "pyproject.toml").is_file()), SOURCE)
+OURS = {"cli", "dev", "ops", "runtime"}  # folders of the package that hold no code of yours
+SKIPPED = {"__pycache__", "build", "dist", "node_modules", "var"}
+LARGEST = 1 << 20  # bytes of a file that is searched for conflict markers
+CONFLICT = re.compile(r"^<{7} .*?^>{7} ", re.MULTILINE | re.DOTALL)
+JOB, HANDLER = {"job", "shared_task", "task"}, {"delete", "get", "patch", "post", "put"}  # decorators
+QUEUE_NAMES = [queue.name for queue in QUEUES]
+
+FORBIDDEN = {
+    "pickle": ("{} runs code from its input", "pass JSON: pydantic models; keep files in a store and pass their names"),
+    "background": ("{} is lost when the web process restarts", "make it a job and submit it"),
+    "early ack": ("acks_late=False loses the job when its worker dies", "leave it out"),
+    "queue": ("no worker reads the queue {}", f"use {', '.join(QUEUE_NAMES)}, or add it to queues.py"),
+    "bytes": ("job {} returns bytes, which are not JSON", "return a model; put files into a store, return their names"),
+    "no key": ("job {} retries without an idempotency key", "declare it with @job(retry=…, idempotency_key=…)"),
+    "job waits": (
+        "job {} waits for another, which can block all workers",
+        "let a callback carry on (chain, chord, link)",
+    ),
+    "handler waits": ("request handler {} waits for a job", "answer 202 with the job's id, as the API does"),
+    "handler works": ("a request handler runs the job {} itself", "submit it"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong where, and how to mend it."""
+
+    where: str
+    problem: str
+    mend: str
+
+
+def diagnose() -> list[Finding]:
+    """All findings: settings first, then the broker, Celery's configuration, code, and leftovers of an update."""
+    try:
+        found = [*_settings(), *_redis(), *_celery()]
+    except ValidationError as error:
+        mend = "correct it in the environment or in .env"
+        found = [Finding(str(*it["loc"][:1]).upper() or "settings", it["msg"], mend) for it in error.errors()]
+    return [*found, *_code(), *_leftovers()]
+
+
+def _settings() -> Iterator[Finding]:
+    config = settings()
+    if config.redis_url is None:
+        yield Finding("REDIS_URL", "is not set: only `dev` and `demo` can start", "set it: redis://host:6379/0")
+    else:
+        url = urlsplit(config.redis_url.get_secret_value())
+        if url.scheme == "redis" and not url.password and not _is_loopback(url.hostname or ""):
+            mend = "use a password at least, better rediss:// too: rediss://:password@host:6379/0"
+            yield Finding("REDIS_URL", f"{url.hostname} is reached in plain text without a password", mend)
+    host = getattr(config, "api_host", "127.0.0.1")
+    if not _is_loopback(host) and not getattr(config, "api_tokens", ()):
+        yield Finding("API_HOST", f"{host} would be open to everybody", "set API_TOKENS, or API_HOST=127.0.0.1")
+
+
+def _redis() -> Iterator[Finding]:
+    if settings().redis_url is None:
+        return
+    from ..runtime.connection import connect
+
+    try:
+        actual = connect().config_get("maxmemory-policy", "appendonly")
+    except (RedisError, OSError):  # not reachable from here, or a managed server that does not tell
+        return
+    if (policy := actual.get("maxmemory-policy", "noeviction")) != "noeviction":
+        yield Finding("Redis", f"{policy} drops queued jobs when memory is full", "set maxmemory-policy noeviction")
+    if actual.get("appendonly") == "no":
+        yield Finding("Redis", "appendonly no loses queued jobs with a restart", "set appendonly yes")
+
+
+def _celery() -> Iterator[Finding]:
+    try:
+        from ..celery import app
+
+        app.loader.import_default_modules()
+    except ValidationError:
+        raise
+    except Exception as error:
+        yield Finding("jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this")
+        return
+    wanted: dict[str, object] = {"task_acks_late": True, "task_reject_on_worker_lost": True}
+    wanted |= {"task_serializer": "json", "result_serializer": "json", "accept_content": ["json"]}
+    for name, value in wanted.items():
+        if (actual := app.conf[name]) != value:
+            yield Finding(f"Celery {name}", f"is {actual!r}, the patterns need {value!r}", "leave it as in celery.py")
+
+
+def _code() -> Iterator[Finding]:
+    modules: dict[Path, tuple[str, ast.Module]] = {}
+    for path in sorted(SOURCE.rglob("*.py")):
+        if path.relative_to(SOURCE).parts[0] not in OURS:
+            try:
+                text = path.read_text(encoding="utf-8")
+                modules[path] = text, ast.parse(text)
+            except (SyntaxError, ValueError, OSError) as error:
+                yield Finding(_name(path), f"cannot be read: {error}", "make it a valid Python file in UTF-8")
+    functions = (node for _, module in modules.values() for node in ast.walk(module))
+    jobs = {node.name for node in functions if isinstance(node, Function) and _decorated(node, JOB)}
+    for path, (text, module) in modules.items():
+        for node, rule, name in _forbidden(module, jobs):
+            if "# doctor: ok" not in text.splitlines()[node.lineno - 1]:
+                problem, mend = FORBIDDEN[rule]
+                yield Finding(f"{_name(path)}:{node.lineno}", problem.format(name), mend)
+
+
+def _forbidden(module: ast.Module, jobs: set[str]) -> Found:
+    """Where, which of FORBIDDEN, and the name to put in."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            if isinstance(node, ast.ImportFrom):
+                names |= {node.module or ""} if not node.level else set()
+            for name in names & {"cloudpickle", "dill", "pickle"}:
+                yield node, "pickle", name
+            for name in names & {"BackgroundTask", "BackgroundTasks"}:
+                yield node, "background", name
+        elif isinstance(node, ast.Call):
+            yield from _call(node)
+        elif isinstance(node, Function) and _decorated(node, JOB):
+            yield from _job(node)
+        elif isinstance(node, Function) and _decorated(node, HANDLER):
+            yield from ((call, "handler waits", node.name) for call in _waits(node))
+            for call in ast.walk(node):
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in jobs:
+                    yield call, "handler works", call.func.id
+
+
+def _call(node: ast.Call) -> Found:
+    takes_queue = {"Rule", "apply_async", "job", "send_task", "set", "shared_task", "signature", "task"}
+    for name, value in _options(node).items():
+        if name == "acks_late" and value is False:
+            yield node, "early ack", ""
+        if name.endswith("serializer") and value == "pickle":
+            yield node, "pickle", "pickle"
+        if name == "queue" and _called(node) in takes_queue and isinstance(value, str) and value not in QUEUE_NAMES:
+            yield node, "queue", value
+
+
+def _job(node: Function) -> Found:
+    if isinstance(node.returns, ast.Name) and node.returns.id in {"bytes", "bytearray"}:
+        yield node, "bytes", node.name
+    options = {name: value for one in node.decorator_list for name, value in _options(one).items()}
+    retries = "autoretry_for" in options or options.get("max_retries", 0) != 0
+    if retries and not {"idempotency_key", "no_key_because"} & options.keys():
+        yield node, "no key", node.name
+    yield from ((call, "job waits", node.name) for call in _waits(node))
+
+
+def _waits(function: ast.AST) -> Iterator[ast.Call]:
+    """Calls of get, join or wait on what this function submitted."""
+    nodes = list(ast.walk(function))
+    assigned = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and _submits(node.value)]
+    targets = [
+        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    ]
+    results = {target.id for target in targets if isinstance(target, ast.Name)}
+    for node in nodes:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in {"get", "join", "wait"}
+        ):
+            of = node.func.value
+            if _submits(of) or (isinstance(of, ast.Name) and of.id in results):
+                yield node
+
+
+def _submits(node: ast.expr | None) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    canvas = isinstance(node.func, ast.Call) and _called(node.func) in {"chain", "chord", "group"}
+    return canvas or _called(node) in {"AsyncResult", "GroupResult", "apply_async", "delay", "submit"}
+
+
+def _decorated(function: Function, names: set[str]) -> bool:
+    return any(_called(one) in names for one in function.decorator_list)
+
+
+def _called(node: ast.expr) -> str:
+    """The last part of the name that is called or used."""
+    function = node.func if isinstance(node, ast.Call) else node
+    return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", "")
+
+
+def _options(node: ast.expr) -> dict[str, object]:
+    """The keyword arguments; those that are no constants as syntax."""
+    given = node.keywords if isinstance(node, ast.Call) else []
+    return {one.arg or "": getattr(one.value, "value", one.value) for one in given}
+
+
+def _leftovers() -> Iterator[Finding]:
+    """What an update left to do: conflict markers and rejected changes."""
+    for folder, folders, names in os.walk(PROJECT):
+        folders[:] = [name for name in folders if name not in SKIPPED and (name[0] != "." or name == ".github")]
+        for path in (Path(folder, name) for name in names):
+            try:
+                text = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= LARGEST else ""
+            except UnicodeDecodeError:  # not text
+                continue
+            except OSError as error:
+                yield Finding(_name(path), f"cannot be read: {error.strerror}", "make it readable for this user")
+                continue
+            if path.suffix == ".rej":
+                yield Finding(_name(path), "an update could not apply this change", "apply it by hand, delete the file")
+            if conflict := CONFLICT.search(text):
+                line = text.count("\n", 0, conflict.start()) + 1
+                yield Finding(f"{_name(path)}:{line}", "an update left a conflict", "resolve it and delete the markers")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(PROJECT).as_posix()
