@@ -7,14 +7,33 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from .tether import tethered
+# Runs in a fresh interpreter, without site packages: asks Linux (PR_SET_PDEATHSIG, kept over exec) for SIGTERM when the
+# starter dies, and does not run the command at all if it died before.
+TETHER = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() == int(sys.argv[1]):
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class EmbeddedUnavailable(RuntimeError):
     """There is no embedded Valkey on this machine, or it did not start; the text says what to do."""
+
+
+def tethered(command: Sequence[str]) -> list[str]:
+    """The command line that runs `command` so that it ends when this process dies, even by kill -9 (Linux only).
+
+    Linux binds the tether to the *thread* that starts the command: start it from one that lives as long as the command.
+    """
+    if sys.platform != "linux":
+        return [*command]
+    return [sys.executable, "-I", "-S", "-c", TETHER, str(os.getpid()), *command]
 
 
 def free_port() -> int:

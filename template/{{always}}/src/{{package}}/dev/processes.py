@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-from .tether import tethered
+from .embedded import tethered
 
 LINE_LIMIT = 1 << 20  # bytes; what a job logs may be long
 

@@ -12,7 +12,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -49,24 +48,23 @@ async def _dev(config: Settings) -> int:
     stop = asyncio.Event()
     env = {"LOG_FORMAT": "console"} if config.log_format == "auto" else {}
     own_gateway = "payment_gateway_url" not in config.model_fields_set
-    ports = {"valkey": VALKEY_PORT, "gateway": GATEWAY_PORT, "api": getattr(config, "api_port", 0)}
-    ports = {name: _preferred(port) for name, port in ports.items()}
+    valkey_port, gateway_port = _preferred(VALKEY_PORT), _preferred(GATEWAY_PORT)
+    api_port = _preferred(config.api_port) if hasattr(config, "api_port") else None
     if config.redis_url is None:
-        env["REDIS_URL"] = f"redis://127.0.0.1:{ports['valkey']}/0"
+        env["REDIS_URL"] = f"redis://127.0.0.1:{valkey_port}/0"
     if own_gateway:
-        env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{ports['gateway']}"
+        env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{gateway_port}"
     async with Processes(env, _printer()) as processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)
         if config.redis_url is None:
-            await start_valkey(processes, VAR / "valkey", ports["valkey"])
+            await start_valkey(processes, VAR / "valkey", valkey_port)
         if own_gateway:
-            gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(ports["gateway"])]
+            gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(gateway_port)]
             await processes.start("gateway", gateway)
-        service = service_commands(ports["api"])
+        service = service_commands(api_port)
         await start_service(processes, service)
-        overview = _print_overview_when_ready(processes, env, ports["api"] if "api" in service else None)
-        printing = asyncio.create_task(overview)
+        printing = asyncio.create_task(_print_overview_when_ready(processes, env, api_port))
         crash = await _until_stopped(stop, processes, service)
         printing.cancel()
         await processes.stop(*service)  # the broker and the gateway stay until the workers have drained
@@ -88,12 +86,15 @@ async def start_valkey(processes: Processes, data_dir: Path, port: int) -> None:
     crash.cancel()
 
 
-def service_commands(api_port: int) -> dict[str, list[str]]:
-    """The service's processes by name: a worker on all queues, one that keeps the last queue moving, and the others."""
+def service_commands(api_port: int | None) -> dict[str, list[str]]:
+    """The service's processes by name: a worker on all queues, one that keeps the last queue moving, and the others.
+
+    `api_port`: where to serve the HTTP API; None where there is none.
+    """
     arguments = {"worker": ["worker"], "scheduler": ["scheduler"]}
     if len(QUEUES) > 1:
         arguments[f"worker-{QUEUES[-1].name}"] = ["worker", "--queue", QUEUES[-1].name]
-    if find_spec(f"{PACKAGE}.api"):
+    if api_port is not None:
         arguments["api"] = ["api", "--port", str(api_port)]
     return {name: [sys.executable, "-m", PACKAGE, *given] for name, given in arguments.items()}
 
