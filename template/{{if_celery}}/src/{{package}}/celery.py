@@ -1,5 +1,104 @@
-"""The Celery application, where `celery -A` looks for it."""
+"""The Celery application, configured so that a crash loses nothing and a message can do no harm.
 
-from .runtime.app import app
+The defaults acknowledge early (a crash loses the job), publish without a bound (a frozen broker hangs the caller) and
+make a queue out of every typo.
+"""
 
-__all__ = ["app"]
+import math
+import pkgutil
+import ssl
+from importlib import import_module
+from logging import getLogger
+
+from celery import Celery
+from celery.signals import celeryd_init, setup_logging
+from kombu import Queue
+
+from . import jobs
+from .logs import configure
+from .queues import DEFAULT_QUEUE, QUEUES
+from .runtime import transport
+from .runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT
+from .runtime.routing import Router
+from .settings import settings
+
+transport.install()
+
+RUNTIME = f"{__package__}.runtime"
+URL = secret.get_secret_value() if (secret := settings().redis_url) else ""
+BACKEND = "SentinelJobBackend" if URL.startswith("sentinel") else "JobBackend"
+TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if URL.startswith("rediss") else None
+
+app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask")
+app.conf.update(
+    broker_url=URL or None,
+    result_backend=f"{RUNTIME}.backend:{BACKEND}+{URL}" if URL else None,
+    broker_use_ssl=TLS,
+    redis_backend_use_ssl=TLS,
+    # JSON only, in both directions
+    task_serializer="json",
+    result_serializer="json",
+    accept_content=["json"],
+    enable_utc=True,
+    timezone="UTC",
+    # nothing is lost: acknowledged when done, back to the queue when its process dies
+    task_acks_late=True,
+    task_reject_on_worker_lost=True,
+    worker_prefetch_multiplier=1,
+    task_soft_time_limit=settings().soft_limit,
+    task_time_limit=settings().hard_limit,
+    worker_max_tasks_per_child=settings().worker_max_tasks_per_child,
+    include=[module.name for module in pkgutil.walk_packages(jobs.__path__, f"{jobs.__name__}.")],
+    # queues
+    task_routes=Router(),
+    task_queues=[Queue(queue.name, routing_key=queue.name) for queue in QUEUES],
+    task_default_queue=DEFAULT_QUEUE,
+    task_create_missing_queues=False,
+    task_default_priority=5,
+    broker_transport_options={
+        "visibility_timeout": settings().lease,
+        "unacked_restore_interval": 1,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 5,  # seconds; a worker killed while it looked must not stop the others for minutes
+        "priority_steps": list(range(10)),
+        "sep": ":",
+        "queue_order_strategy": "priority",
+        "socket_timeout": REPLY_TIMEOUT,
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "master_name": settings().sentinel_master,
+    },
+    task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
+    broker_connection_timeout=CONNECT_TIMEOUT,
+    broker_connection_retry_on_startup=True,
+    broker_connection_max_retries=None,
+    worker_cancel_long_running_tasks_on_connection_loss=False,  # leases outlive a reconnect
+    # results
+    result_expires=settings().result_ttl,
+    result_extended=False,
+    redis_socket_timeout=REPLY_TIMEOUT,
+    redis_socket_connect_timeout=CONNECT_TIMEOUT,
+    result_backend_always_retry=True,
+    result_backend_max_retries=math.inf,
+    result_backend_max_sleep_between_retries_ms=1000,
+    result_backend_transport_options={"master_name": settings().sentinel_master},
+    # a custom consumer keeps what Celery would drop; a custom root logger is ours to set up
+    worker_consumer=f"{RUNTIME}.dead_letters:JobConsumer",
+    worker_hijack_root_logger=False,
+    worker_redirect_stdouts=False,
+    worker_proc_alive_timeout=30.0,
+    beat_scheduler=f"{__package__}.ops.schedules:RedisScheduler",
+    beat_max_loop_interval=1.0,
+)
+
+
+@setup_logging.connect
+def _logging(**_: object) -> None:
+    configure()
+    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # they log payloads; JobTask logs each run's end
+        getLogger(chatty).setLevel("WARNING")
+
+
+@celeryd_init.connect
+def _worker(**_: object) -> None:
+    """What only a worker needs, also one started by `celery -A … worker`."""
+    import_module(f"{RUNTIME}.worker")

@@ -72,7 +72,7 @@ def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue
 @app.command()
 def scheduler() -> None:
     """Submit recurring jobs when they are due."""
-    from ..runtime.scheduler import run_scheduler
+    from ..ops.schedules import run_scheduler
 
     run_scheduler()
 

@@ -20,7 +20,7 @@ YEAR = 31_536_000  # seconds
 
 def load_engine() -> Engine:
     """The engine, which brings the whole job stack with it; raises NotConfigured."""
-    from ..runtime.engine import engine
+    from ..ops.engine import engine
 
     return engine()
 

@@ -138,7 +138,7 @@ def health(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Check configuration and code for known mistakes, and say how to mend each."""
-    from ..runtime.doctor import diagnose
+    from ..ops.doctor import diagnose
     from .display import show_all
 
     findings = diagnose()

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 
-from ..runtime.engine import engine
+from ..ops.engine import engine
 from ..settings import settings
 from . import jobs, operations, problems
 from .access import Access

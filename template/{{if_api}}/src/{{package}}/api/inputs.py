@@ -6,7 +6,7 @@ from fastapi import Depends, HTTPException, Request
 from pydantic_core import from_json
 
 from ..contract import Engine
-from ..runtime.engine import engine
+from ..ops.engine import engine
 from ..settings import settings
 
 

@@ -3,7 +3,7 @@
 import uvicorn
 
 from .. import logs
-from ..runtime.engine import engine
+from ..ops.engine import engine
 from ..settings import NotConfigured, settings
 from . import app
 from .access import is_loopback

@@ -1,15 +1,18 @@
-"""What jobs/ is written with; each name is explained in the module that it comes from."""
+"""What jobs/ is written with; each name is explained in the module that it comes from.
 
-from .context import JobContext, current_job
+chain, chord and group are Celery's own. `.get()` in a job deadlocks a busy pool: let the next step, the fan-in or
+`on_error` carry on instead.
+"""
+
+from celery import chain, chord, group
+
 from .job import JobDeclarationError, job
-from .limits import TokenBucket
-from .locks import lock
-from .polling import AdaptivePoll
-from .progress import JobCancelled, progress
+from .progress import JobCancelled, JobContext, current_job, progress
+from .results import Outcome
 from .retry import PermanentError, RetryPolicy, Snooze, TransientError
 from .routing import Rule
 from .schedules import Schedule, crontab
-from .workflows import Outcome, chain, chord, group
+from .waiting import AdaptivePoll, TokenBucket, lock
 
 __all__ = [
     "AdaptivePoll",

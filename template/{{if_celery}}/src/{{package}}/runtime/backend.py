@@ -1,13 +1,13 @@
 """The result backend: the one place every end of a job passes, in whichever process it is noticed.
 
-A pool process stores results and failures, the main process stores time-outs, lost workers and revocations. Each becomes
-one call of finish.lua, so that result, state, dead letter, idempotency key and counters change together.
+A pool process stores results and failures, the main process stores time-outs, lost workers and revocations. Each
+becomes one call of finish.lua, so that result, state, dead letter, idempotency key and counters change together.
 """
 
 import traceback as tracebacks
 from typing import Any
 
-from celery import Task, states
+from celery import states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend, SentinelBackend
 
@@ -23,64 +23,43 @@ STATES: dict[str, tuple[State, str]] = {  # Celery's state: ours, and the outcom
 }
 
 
-class JobBackendMixin:
-    """What our backends add to Celery's."""
-
-    def finish(
-        self: Any,
-        request: Context,
-        task: Task | None,
-        state: State,
-        outcome: str,
-        *,
-        result: str = "",
-        dead_letter: str = "",
-        fields: dict[str, Any] | None = None,
-    ) -> bool:
-        """Write down how a run ended; False if it had ended before."""
-        envelope = request.get("job") or {}
-        return records().finish(
-            request.id,
-            state,
-            name=request.get("task") or "",
-            queue=(request.delivery_info or {}).get("routing_key") or "",
-            outcome=outcome,
-            owner=request.get("owner") or "",
-            result=result,
-            key=envelope.get("key"),
-            singleton=getattr(task, "singleton", None),
-            seq=(request.retries or 0) + envelope.get("snoozes", 0) if state in ("retrying", "scheduled") else "",
-            dead_letter=dead_letter,
-            fields=fields or {},
-        )
+class JobBackend(RedisBackend):
+    """For redis:// and rediss://."""
 
     def _store_result(
-        self: Any, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
+        self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
         if state not in STATES or not isinstance(request, Context):
-            return super()._store_result(task_id, result, state, traceback, request, **kwargs)  # ty: ignore[unresolved-attribute]
+            return super()._store_result(task_id, result, state, traceback, request, **kwargs)
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = task_id
-        task = self.app.tasks.get(request.get("task"))
         ours, outcome = STATES[state]
-        fields: dict[str, Any] = {"result_size": request.get("result_size"), "due_at": request.get("due_at")}
+        error = dead_letters.describe(result) if state in states.EXCEPTION_STATES and state != states.REVOKED else None
         letter = ""
-        if state == states.FAILURE:
-            fields["error"] = dead_letters.describe(result)
-            delivered = bool(request.delivery_info)  # later steps of a failed chain never were
-            letter = dead_letters.encode(request, task, result, traceback) if delivered else ""
-            if dead_letters.reason(request, result) == "timed out":
-                outcome = "timed_out"
-        elif state == states.RETRY:
-            fields["error"] = dead_letters.describe(result)
-        self.finish(request, task, ours, outcome, result=self.encode(meta), dead_letter=letter, fields=fields)
+        if state == states.FAILURE and request.delivery_info:  # later steps of a failed chain were never delivered
+            reason = dead_letters.reason(request, error or "")
+            letter = dead_letters.encode(request, reason, error or "", traceback)
+            outcome = "timed_out" if reason == "timed out" else outcome
+        records().finish(
+            request,
+            ours,
+            outcome,
+            result=str(self.encode(meta)),
+            letter=letter,
+            error=error,
+            result_size=request.get("result_size"),
+            due_at=request.get("due_at"),
+        )
         return result
 
-    def mark_as_failure(self: Any, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, **kwargs: Any) -> None:
+    def mark_as_failure(
+        self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
         """A failed part whose job is declared with `outcome` counts for the fan-in as an answer, not as its end."""
         task = self.app.tasks.get(request.get("task")) if isinstance(request, Context) else None
         if not (request and request.chord and getattr(task, "outcome", False)):
-            return super().mark_as_failure(task_id, exc, traceback, request=request, **kwargs)  # ty: ignore[unresolved-attribute]
+            super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
+            return
         if traceback is None:
             traceback = "".join(tracebacks.format_exception(exc))
         self.store_result(task_id, exc, states.FAILURE, traceback=traceback, request=request)
@@ -92,9 +71,5 @@ class JobBackendMixin:
         subscribes by itself."""
 
 
-class JobBackend(JobBackendMixin, RedisBackend):
-    """For redis:// and rediss://."""
-
-
-class SentinelJobBackend(JobBackendMixin, SentinelBackend):
+class SentinelJobBackend(JobBackend, SentinelBackend):
     """For sentinel://."""

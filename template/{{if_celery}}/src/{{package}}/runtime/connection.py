@@ -1,4 +1,6 @@
-"""One way to reach Redis or Valkey: bounded waits, verified TLS, Sentinel; so that a frozen server never hangs a caller."""
+"""One way to reach Redis or Valkey: bounded waits, verified TLS, Sentinel; so that a frozen server never hangs a
+caller.
+"""
 
 import time
 from collections.abc import Callable

@@ -1,7 +1,9 @@
-"""A worker's own sign of life: a file that its event loop touches, and a port, so that a probe asks nothing of the broker.
+"""A worker's own sign of life: a file that its event loop touches, and a port, so that a probe asks nothing of the
+broker.
 
-`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool; liveness that depends on the broker
-restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead (/health/jobs).
+`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool; liveness that depends on
+the broker restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead
+(/health/jobs).
 """
 
 import threading
@@ -11,8 +13,7 @@ from pathlib import Path
 
 from ..settings import settings
 
-BEAT = 5.0  # seconds between touches
-ALIVE = 60.0  # seconds after which a loop that has not turned is taken for dead
+ALIVE = 60.0  # seconds without a sign of life after which a process is taken for dead
 
 
 def heartbeat_file(name: str) -> Path:
@@ -53,4 +54,6 @@ def serve(name: str, host: str, port: int) -> None:
         def log_message(self, format: str, *args: object) -> None:
             """Probes are not worth a log line."""
 
-    threading.Thread(target=ThreadingHTTPServer((host, port), Handler).serve_forever, name="health", daemon=True).start()
+    threading.Thread(
+        target=ThreadingHTTPServer((host, port), Handler).serve_forever, name="health", daemon=True
+    ).start()

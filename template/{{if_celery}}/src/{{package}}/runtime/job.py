@@ -1,6 +1,7 @@
 """`@job`: an ordinary Celery task whose queue, retries and idempotency are said, and checked, where it is written.
 
-A job that retries without an idempotency key charges twice some day; that is refused at import, not found in production.
+A job that retries without an idempotency key charges twice some day; that is refused at import, not found in
+production.
 """
 
 import inspect
@@ -10,10 +11,12 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ..settings import settings
-from .app import app
 from .retry import NO_RETRY, RetryPolicy
 from .routing import known_queue
-from .task import DEFAULT_PRIORITY, JobTask, P, R
+from .submission import DEFAULT_PRIORITY, P, R
+from .task import JobTask
+
+DEFAULT_RETRY = RetryPolicy()
 
 
 class JobDeclarationError(TypeError):
@@ -24,7 +27,7 @@ def job(
     *,
     queue: str | None = None,
     priority: int = DEFAULT_PRIORITY,
-    retry: RetryPolicy | None = RetryPolicy(),
+    retry: RetryPolicy | None = DEFAULT_RETRY,
     idempotency_key: Callable[P, str] | None = None,
     no_key_because: str | None = None,
     soft_limit: float | None = None,
@@ -35,13 +38,16 @@ def job(
     """Declare a job; its name is the function's.
 
     `priority` 0–9, 9 is the most urgent. `retry=None`: never. `idempotency_key` makes the key from the arguments;
-    `no_key_because` says why a second run does no harm. Limits in seconds. `singleton`: only one at a time; another waits
-    (no try is spent) or is skipped. `outcome`: the result is wrapped as `{"ok": …}`, and a failed part of a group is
-    handed to the fan-in as `{"ok": false, "error": …}` instead of failing it. Raises JobDeclarationError at import.
+    `no_key_because` says why a second run does no harm. Limits in seconds. `singleton`: only one at a time; another
+    waits (no try is spent) or is skipped. `outcome`: the result is wrapped as `{"ok": …}`, and a failed part of a
+    group is handed to the fan-in as `{"ok": false, "error": …}` instead of failing it. Raises JobDeclarationError at
+    import.
     """
 
     def declare(function: Callable[P, R]) -> JobTask[P, R]:
-        name = function.__name__
+        from ..celery import app  # here, since the app's configuration needs the runtime
+
+        name = getattr(function, "__name__", "")
         if retry and not idempotency_key and not no_key_because:
             raise JobDeclarationError(
                 f"job {name} retries but has no idempotency key: give idempotency_key=lambda …: …, "
@@ -56,7 +62,7 @@ def job(
             )
         if not 0 <= priority <= 9:
             raise JobDeclarationError(f"job {name}: priority={priority} must be 0 to 9 (9 is the most urgent)")
-        arguments, parameter = _arguments(function)
+        arguments, parameter = _arguments(name, function)
         return app.task(
             name=name,
             lazy=False,
@@ -77,15 +83,17 @@ def job(
     return declare
 
 
-def _arguments(function: Callable[..., Any]) -> tuple[type[BaseModel], str | None]:
+def _arguments(job: str, function: Callable[..., Any]) -> tuple[type[BaseModel], str | None]:
     """The parameters as a model, and the name of the only one if that is a model itself."""
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(function, eval_str=True).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise JobDeclarationError(f"job {function.__name__}: parameter {name} must be an ordinary one, so that payloads have names")
+            raise JobDeclarationError(
+                f"job {job}: parameter {name} must be an ordinary one, so that payloads have names"
+            )
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         fields[name] = (annotation, ... if parameter.default is parameter.empty else parameter.default)
-    model = create_model(f"{function.__name__}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
+    model = create_model(f"{job}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
     single = next(iter(fields)) if len(fields) == 1 else None
     kind = fields[single][0] if single else None
     return model, single if inspect.isclass(kind) and issubclass(kind, BaseModel) else None

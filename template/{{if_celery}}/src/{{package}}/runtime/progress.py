@@ -1,22 +1,58 @@
-"""Say how far a job is: stage, done of total, a message; seen by API, events and command line.
+"""What a job knows about itself, and how it says how far it is: stage, done of total, a message.
 
-A percentage cannot tell a stalled job from a slow one: here each report carries its time, and a running job without a lease
-shows as stalled. Reporting is also where a job notices that it was cancelled.
+A percentage cannot tell a stalled job from a slow one: here each report carries its time, and a running job without a
+lease shows as stalled. Reporting is also where a job notices that it was cancelled.
 """
 
 import time
+from dataclasses import dataclass
 
-from .context import current_job
-from .record import records
+from celery import current_task
+
+from .record import envelope, queue_of, records
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """`attempt` counts from 1; pass `idempotency_key` on to whatever you call, so that a second run has no second
+    effect.
+    """
+
+    id: str
+    name: str
+    attempt: int
+    queue: str
+    idempotency_key: str | None
+    trace_id: str
+    root: str
+
+
+def current_job() -> JobContext | None:
+    """The job that runs in this process, None outside a worker."""
+    task = current_task
+    if not task or task.request.called_directly or task.request.is_eager:
+        return None
+    request = task.request
+    head, job_id = envelope(request), str(request.id)
+    return JobContext(
+        id=job_id,
+        name=task.name,
+        attempt=(request.retries or 0) + 1,
+        queue=queue_of(request),
+        idempotency_key=head["key"] or None,
+        trace_id=head["trace_id"],
+        root=request.root_id or job_id,
+    )
 
 
 class JobCancelled(Exception):
     """Somebody cancelled this job; raised by `progress` so that `finally` blocks run. Let it pass."""
 
 
-def progress(*, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None) -> None:
+def progress(
+    *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
+) -> None:
     """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled."""
     job = current_job()
-    fields = {"stage": stage, "done": done, "total": total, "message": message, "progress_at": time.time()}
-    if job and records().update(job.id, fields):
+    if job and records().update(job.id, stage=stage, done=done, total=total, message=message, progress_at=time.time()):
         raise JobCancelled(job.id)

@@ -1,26 +1,32 @@
-"""The record of each job in Redis, changed by one atomic script per step.
+"""The record of each job in Redis, changed by one atomic step of record.lua at a time.
 
-A crash between two steps is the ordinary case: what was written decides whether a redelivered message runs, waits or is
-dropped. So a job has one effect although the broker delivers it at least once, and state, result, dead letter and counters
-never disagree. Keys: `job:<id>` (hash), `job:<id>:lease` (who runs it), `key:<job>:<key>` (idempotency), `lock:<job>`.
+A crash between two steps is the ordinary case: what was written decides whether a redelivered message runs, waits or
+is dropped. So a job has one effect although the broker delivers it at least once, and state, result, dead letter and
+counters never disagree. Keys: `job:<id>` (hash), `job:<id>:lease` (who runs it), `key:<job>:<key>` (idempotency),
+`lock:<job>`.
 """
 
 import json
 import time
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from celery.app.task import Context
 from redis import Redis
 
-from ..contract import FINAL, JobStatus, Progress, State
+from ..contract import State
 from ..settings import settings
-from . import metrics
 from .connection import redis
 
 RESERVED_FOR = 30  # seconds in which a sender must have sent its message
+METRICS = "metrics"
+WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)  # seconds
+DURATION_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
 
-Fields = dict[str, str | int | float | None]
+
+Record = dict[str, Any]
 
 
 class Verdict(NamedTuple):
@@ -31,7 +37,13 @@ class Verdict(NamedTuple):
 
 
 def job_key(job_id: str) -> str:
+    """The record's key."""
     return f"job:{job_id}"
+
+
+def claim_key(name: str, key: str) -> str:
+    """Where the holder of an idempotency key is noted, as `<job id>|<fingerprint of its payload>`."""
+    return f"key:{name}:{key}"
 
 
 def result_key(job_id: str) -> str:
@@ -39,120 +51,103 @@ def result_key(job_id: str) -> str:
     return f"celery-task-meta-{job_id}"
 
 
-def claim_key(name: str, key: str | None) -> str:
-    return f"key:{name}:{key}" if key else ""
+def envelope(request: Context) -> dict[str, Any]:
+    """What travels with the message besides its arguments; a message sent by a foreign client has none."""
+    return request.get("job") or {"key": "", "trace_id": request.id, "submitted_at": time.time(), "snoozes": 0}
 
 
-def lock_key(name: str, singleton: str | None) -> str:
-    return f"lock:{name}" if singleton else ""
+def queue_of(request: Context) -> str:
+    """The queue that the message came from."""
+    return (request.delivery_info or {}).get("routing_key") or ""
 
 
-def _flat(fields: Fields) -> list[str | int | float]:
-    return [part for name, value in fields.items() if value is not None for part in (name, value)]
+def seq(request: Context) -> int:
+    """Which message of its job this is: grows with each retry and snooze."""
+    return (request.retries or 0) + envelope(request)["snoozes"]
 
 
 class Records:
-    """The scripts bound to one Redis client."""
+    """The steps of record.lua, bound to one Redis client."""
 
     def __init__(self, client: Redis) -> None:
         self.client = client
-        folder = files(__package__ or "") / "lua"
+        conf = settings()
+        constants = {
+            "RESERVED": RESERVED_FOR,
+            "LEASE": int(conf.lease * 1000),
+            "RECORD_TTL": conf.record_ttl,
+            "RESULT_TTL": conf.result_ttl,
+            "KEY_TTL": conf.idempotency_ttl,
+            "MAX_DELIVERIES": conf.max_deliveries,
+            "WAIT_BUCKETS": f"{{{','.join(map(str, WAIT_BUCKETS))}}}",
+            "DURATION_BUCKETS": f"{{{','.join(map(str, DURATION_BUCKETS))}}}",
+        }
+        values = "".join(f"local {name} = {value}\n" for name, value in constants.items())
+        script = (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
+        self._script = client.register_script(values + script)
 
-        def script(name: str) -> Any:
-            return client.register_script(metrics.LUA + (folder / f"{name}.lua").read_text(encoding="utf-8"))
-
-        self._reserve, self._start, self._finish, self._cancel = map(script, ("reserve", "start", "finish", "cancel"))
+    def _step(self, step: str, job_id: Any, *args: Any) -> Any:
+        return self._script(keys=[job_key(job_id)], args=[step, *args])
 
     def reserve(
-        self, job_id: str, name: str, key: str | None, fingerprint: str, fields: Fields, followers: dict[str, str], *, take_over: bool
-    ) -> tuple[str, str]:
-        """Write the job and those to follow it down before it is sent; answers id and fingerprint of the job that has the key."""
-        holder, held = self._reserve(
-            keys=[job_key(job_id), claim_key(name, key)],
-            args=[job_id, fingerprint, RESERVED_FOR, int(take_over), *_flat({"name": name, "key": key, **fields})],
-        )
-        for follower, task in followers.items():
-            self._reserve(
-                keys=[job_key(follower), ""],
-                args=[follower, "", settings().record_ttl, 0, *_flat({"name": task, "state": "scheduled", "queue": "", "priority": 5, "message": "waiting for earlier steps", "root": fields["root"]})],
-            )
-        return holder, held
+        self, job_id: str, name: str, key: str, fingerprint: str, record: Record, followers: Record, *, take_over: bool
+    ) -> tuple[str, str, bool]:
+        """Write the job, and those to follow it, down before it is sent.
 
-    def confirm(self, job_id: str, name: str, key: str | None, queue: str) -> None:
+        Answers who holds the key: the job's id, its fingerprint, and whether its message was surely sent.
+        """
+        args = [job_id, name, key, fingerprint, int(take_over), json.dumps(record), json.dumps(followers)]
+        holder, held, stage = self._step("reserve", job_id, *args)
+        return holder, held, stage == "sent"
+
+    def confirm(self, job_id: str, name: str, key: str, queue: str) -> None:
         """The message was sent: keep what `reserve` wrote."""
         with self.client.pipeline(transaction=False) as pipe:
-            pipe.hincrby(metrics.KEY, f"enqueued|{name}|{queue}|", 1)
+            pipe.hincrby(METRICS, f"enqueued|{name}|{queue}|", 1)
+            pipe.hdel(job_key(job_id), "reserved")
             pipe.expire(job_key(job_id), settings().record_ttl, gt=True)
             if key:
                 pipe.expire(claim_key(name, key), settings().idempotency_ttl, gt=True)
             pipe.execute()
 
-    def withdraw(self, job_id: str, name: str, key: str | None) -> None:
+    def withdraw(self, job_id: str, name: str, key: str) -> None:
         """The message was not sent: forget what `reserve` wrote."""
-        keys = [job_key(job_id)]
-        if key and (self.client.get(claim_key(name, key)) or "").partition("|")[0] == job_id:
-            keys.append(claim_key(name, key))
-        self.client.delete(*keys)
+        if key:
+            self.free(job_id, name, key)
+        self.client.delete(job_key(job_id))
 
-    def start(
-        self,
-        job_id: str,
-        *,
-        name: str,
-        queue: str,
-        owner: str,
-        seq: int,
-        key: str | None,
-        fingerprint: str,
-        singleton: str | None,
-        due_at: float,
-        fields: Fields,
-    ) -> Verdict:
+    def free(self, job_id: str, name: str, key: str) -> None:
+        """Let another job have this job's idempotency key."""
+        if str(self.client.get(claim_key(name, key)) or "").partition("|")[0] == job_id:
+            self.client.delete(claim_key(name, key))
+
+    def start(self, request: Context, *, owner: str, name: str, singleton: str | None) -> Verdict:
         """Ask whether this delivery may run, and if so note that it does."""
-        conf = settings()
-        reply = self._start(
-            keys=[
-                job_key(job_id),
-                f"{job_key(job_id)}:lease",
-                claim_key(name, key),
-                lock_key(name, singleton),
-                metrics.KEY,
-            ],
-            args=[
-                job_id, time.time(), owner, int(conf.lease * 1000), conf.record_ttl, name, queue, seq, conf.max_deliveries,
-                singleton or "", conf.idempotency_ttl, fingerprint, due_at, *_flat({"name": name, "key": key, **fields}),
-            ],
+        head = envelope(request)
+        due_at = datetime.fromisoformat(request.eta).timestamp() if request.eta else head["submitted_at"]
+        record = {
+            "name": name,
+            "submitted_at": head["submitted_at"],
+            "priority": (request.delivery_info or {}).get("priority") or 0,
+            "root": request.root_id or request.id,
+            "trace_id": head["trace_id"],
+        }
+        reply = self._step(
+            "start", request.id, request.id, time.time(), owner, name, queue_of(request), seq(request), head["key"],
+            head.get("fingerprint", ""), singleton or "", due_at, json.dumps(record),
         )  # fmt: skip
         return Verdict(*map(str, reply))
 
     def finish(
-        self,
-        job_id: str,
-        state: State,
-        *,
-        name: str,
-        queue: str,
-        outcome: str,
-        owner: str = "",
-        result: str | bytes = "",
-        key: str | None = None,
-        singleton: str | None = None,
-        seq: int | str = "",
-        dead_letter: str = "",
-        fields: Fields | None = None,
+        self, request: Context, state: State, outcome: str, *, result: str = "", letter: str = "", **fields: Any
     ) -> bool:
         """Write down how a run ended; False if the job had ended before or another worker has it now."""
-        conf = settings()
+        pairs = [part for field, value in fields.items() if value is not None for part in (field, value)]
+        again = seq(request) if state in ("retrying", "scheduled") else ""
         return bool(
-            self._finish(
-                keys=[
-                    job_key(job_id), f"{job_key(job_id)}:lease", result_key(job_id), claim_key(name, key),
-                    lock_key(name, singleton), metrics.KEY, "dead", f"dead:{job_id}", "dead:queues",
-                ],
-                args=[
-                    job_id, time.time(), owner, state, outcome, result, conf.record_ttl, conf.idempotency_ttl, name, queue, seq,
-                    dead_letter, conf.result_ttl, *_flat(fields or {}),
-                ],
+            self._step(
+                "finish", request.id, request.id, time.time(), request.get("owner") or "", state, outcome, result,
+                request.get("task") or "", queue_of(request), again, envelope(request)["key"], letter, *pairs,
             )
         )  # fmt: skip
 
@@ -162,45 +157,24 @@ class Records:
 
     def cancel(self, job_id: str) -> str | None:
         """Cancel or ask to stop; answers the state before, None for an unknown job."""
-        result = json.dumps({"status": "REVOKED", "result": None, "task_id": job_id, "children": [], "traceback": None})
-        return self._cancel(
-            keys=[job_key(job_id), f"{job_key(job_id)}:lease", result_key(job_id)],
-            args=[time.time(), result, settings().result_ttl],
-        )
+        result = {"status": "REVOKED", "result": None, "task_id": job_id, "children": [], "traceback": None}
+        return self._step("cancel", job_id, job_id, time.time(), json.dumps(result))
 
-    def update(self, job_id: str, fields: Fields) -> bool:
+    def replay(self, job_id: str, new_id: str) -> str:
+        """Name the job that replaces a dead one; answers the first that was named."""
+        return self._step("replay", job_id, new_id)
+
+    def update(self, job_id: str, **fields: Any) -> bool:
         """Set fields of a running job; True if it was asked to stop."""
         with self.client.pipeline(transaction=False) as pipe:
-            pipe.hset(job_key(job_id), items=_flat(fields))
+            pipe.hset(job_key(job_id), mapping={name: value for name, value in fields.items() if value is not None})
             pipe.hexists(job_key(job_id), "cancel")
             return bool(pipe.execute()[-1])
 
-    def cancel_requested(self, job_id: str) -> bool:
-        return bool(self.client.hexists(job_key(job_id), "cancel"))
-
-    def status(self, job_id: str) -> JobStatus | None:
-        """The job as callers see it; None if there is no record (unknown, or past its time)."""
-        with self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(job_key(job_id))
-            pipe.exists(f"{job_key(job_id)}:lease")
-            pipe.exists(f"dead:{job_id}")
-            record, leased, dead = pipe.execute()
-        if "state" not in record:
-            return None
-        return JobStatus.model_validate(
-            {
-                **record,
-                "id": job_id,
-                "attempts": record.get("attempts", 0),
-                "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
-                "stalled": record["state"] == "running" and not leased,
-                "dead_letter": dead,
-                "idempotency_key": record.get("key"),
-            }
-        )
-
-    def ended(self, job_id: str) -> bool:
-        return self.client.hget(job_key(job_id), "state") in FINAL
+    def field(self, job_id: str, name: str) -> str | None:
+        """One field of the record."""
+        value = self.client.hget(job_key(job_id), name)
+        return None if value is None else str(value)
 
 
 @cache

@@ -1,17 +1,32 @@
-"""Keep small results in Redis and large ones elsewhere, by reference (claim check): Redis is memory, shared by all queues."""
+"""Keep small results in Redis and large ones elsewhere, by reference (claim check): Redis is memory, shared by all
+queues.
+"""
 
 import json
 from functools import cache
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from celery.app.task import Context
+from pydantic import BaseModel
 from pydantic_core import from_json
 
+from ..large_results import LargeResults, open_large_results
 from ..settings import settings
-from .large_results import LargeResults, open_large_results
-from .record import job_key, records
+from .record import records, result_key
 
 REFERENCE = "$ref"
+T = TypeVar("T")
+
+
+class Outcome(BaseModel, Generic[T]):
+    """What a fan-in is told of a part declared with `@job(outcome=True)`: its value, or its error and the id of its
+    job.
+    """
+
+    ok: bool
+    value: T | None = None
+    error: str | None = None
+    job_id: str | None = None
 
 
 @cache
@@ -21,11 +36,11 @@ def large_results() -> LargeResults:
 
 
 def keep(request: Context, encoded: bytes) -> Any:
-    """The value to store in Redis: the result itself, or a reference to it when it is larger than `inline_result_max`."""
-    request.result_size = len(encoded)
+    """The value to store in Redis: the result, or a reference if it is larger than `inline_result_max`."""
+    request.update(result_size=len(encoded))
     if len(encoded) <= settings().inline_result_max:
         return from_json(encoded)
-    large_results().put(request.id, encoded)
+    large_results().put(str(request.id), encoded)
     return {REFERENCE: request.id, "bytes": len(encoded)}
 
 
@@ -40,6 +55,12 @@ def resolve(value: Any, root: str | None) -> Any:
     Only within a workflow, so that a payload cannot name another caller's result.
     """
     job_id = reference(value)
-    if job_id is None or records().client.hget(job_key(job_id), "root") != root:
+    if job_id is None or records().field(job_id, "root") != root:
         return value
-    return json.loads(b"".join(large_results().chunks(job_id)))
+    return from_json(b"".join(large_results().chunks(job_id)))
+
+
+def stored(job_id: str) -> Any:
+    """What Redis holds as the result of a job that succeeded; None when its time is over."""
+    meta = records().client.get(result_key(job_id))
+    return json.loads(str(meta))["result"] if meta else None

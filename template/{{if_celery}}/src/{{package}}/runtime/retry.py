@@ -1,7 +1,7 @@
 """Retry what may pass, give up on what will not: transient errors wait longer each time, with full jitter, and end.
 
-Without a cap a job retries for hours; without jitter all callers of a service that comes back call at once; without classes
-a declined card is tried five times.
+Without a cap a job retries for hours; without jitter all callers of a service that comes back call at once; without
+classes a declined card is tried five times.
 """
 
 import random

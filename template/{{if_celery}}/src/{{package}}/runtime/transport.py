@@ -1,11 +1,13 @@
 """Take a message and note who holds it in one step, so that a worker killed at any instant loses nothing.
 
-Kombu's Redis transport pops a message (BRPOP) and writes it down as unacknowledged with a second command; whatever dies in
-between is gone. Here one script does both. It also reads queues strictly in their order (kombu goes through one priority of
-all queues after the other), lets 9 be the most urgent priority as on RabbitMQ, and turns text that is no message into one
-the consumer can refuse. Keys and message format stay kombu's own: other Celery clients and KEDA see what they expect.
+Kombu's Redis transport pops a message (BRPOP) and writes it down as unacknowledged with a second command; whatever
+dies in between is gone. Here one script does both. It also reads queues strictly in their order (kombu goes through
+one priority of all queues after the other), lets 9 be the most urgent priority as on RabbitMQ, and turns text that is
+no message into one the consumer can refuse. Keys and message format stay kombu's own: other Celery clients and KEDA
+see what they expect.
 """
 
+from importlib.resources import files
 from queue import Empty
 from time import monotonic, time
 from typing import Any
@@ -16,60 +18,8 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
 UNDECODABLE = "application/x-undecodable"
+TAKE = (files(__package__ or "") / "transport.lua").read_text(encoding="utf-8")
 
-# KEYS: unacked hash, unacked index, queues in order. ARGV: now, separator, priority steps, content type for undecodable text.
-# A queue's wake list holds at most one token; it is put back while messages remain, so that one token wakes all it must.
-TAKE = """
-local now, sep, steps = ARGV[1], ARGV[2], tonumber(ARGV[3])
-local function lists(queue)
-  local step = -1
-  return function()
-    step = step + 1
-    if step < steps then return step == 0 and queue or queue .. sep .. step end
-  end
-end
-local function take(queue)
-  for list in lists(queue) do
-    local item = redis.call('RPOP', list)
-    if item then
-      local ok, message = pcall(function()
-        local decoded = cjson.decode(item)
-        assert(type(decoded.headers) == 'table')
-        return {decoded.properties.delivery_tag .. '', decoded.properties.delivery_info.exchange .. '',
-                decoded.properties.delivery_info.routing_key .. ''}
-      end)
-      if not ok then
-        local tag = 'undecodable-' .. redis.sha1hex(item)
-        local text = item:gsub('[^\\32-\\126]', function(c) return string.format('\\\\x%02x', c:byte()) end)
-        item = cjson.encode({body = text, headers = {id = tag}, ['content-type'] = ARGV[4], ['content-encoding'] = 'utf-8',
-          properties = {delivery_tag = tag, priority = 0, delivery_info = {exchange = '', routing_key = queue}}})
-        message = {tag, '', queue}
-      end
-      redis.call('ZADD', KEYS[2], now, message[1])
-      redis.call('HSET', KEYS[1], message[1],
-        '[' .. item .. ',' .. cjson.encode(message[2]) .. ',' .. cjson.encode(message[3]) .. ']')
-      return item
-    end
-  end
-end
-local taken
-for i = 3, #KEYS do
-  local queue = KEYS[i]
-  if not taken then
-    local item = take(queue)
-    if item then taken = {queue, item} end
-  end
-  if taken then
-    for list in lists(queue) do
-      if redis.call('EXISTS', list) == 1 then
-        if redis.call('EXISTS', queue .. ':wake') == 0 then redis.call('LPUSH', queue .. ':wake', 1) end
-        break
-      end
-    end
-  end
-end
-return taken
-"""
 
 # KEYS: message list, wake list. ARGV: message. The token may expire: an idle worker looks every second anyway.
 PUT = """
@@ -99,11 +49,12 @@ class TakingChannel:
 
     def _get_message_priority(self: Any, message: dict[str, Any], reverse: bool = False) -> int:
         """9 is the most urgent for callers, 0 for kombu's Redis lists."""
-        return super()._get_message_priority(message, reverse=True)  # ty: ignore[unresolved-attribute]
+        return super()._get_message_priority(message, reverse=True)
 
     def _put(self: Any, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         if "_publish_batch" in kwargs:
-            return super()._put(queue, message, **kwargs)  # ty: ignore[unresolved-attribute]
+            super()._put(queue, message, **kwargs)
+            return
         key = self._q_for_pri(queue, self._get_message_priority(message))
         with self.conn_or_acquire() as client:
             client.eval(PUT, 2, key, f"{queue}:wake", dumps(message))

@@ -6,21 +6,22 @@ starts Celery's warm shutdown, and what still runs after `drain` seconds goes ba
 
 import ctypes
 import json
+import math
 import os
 import signal
 import sys
 import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.control import control_command
 
+from ..celery import app
 from ..queues import QUEUES
 from ..settings import settings
 from . import health
-from .app import app
 from .lease import LeaseKeeper
 from .routing import known_queue
 
@@ -30,6 +31,7 @@ keeper: LeaseKeeper | None = None
 
 def run_worker(queues: list[str] | None = None) -> None:
     """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue."""
+    settings().require_redis_url()
     names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
     chosen = [queue for queue in QUEUES if queue.name in names]
     app.conf.worker_prefetch_multiplier = min(queue.prefetch for queue in chosen)
@@ -44,20 +46,29 @@ def run_worker(queues: list[str] | None = None) -> None:
     ])  # fmt: skip
 
 
-class SignOfLife(bootsteps.StartStopStep):
-    """Touches the heartbeat file from the worker's event loop, so that it ages when the loop is stuck."""
+class LoopTicks(bootsteps.StartStopStep):
+    """Notes that the worker's event loop turns.
+
+    While the consumer is down (no broker, or a drain) no loop turns, and nothing is wrong with the worker.
+    """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
+    last = math.inf
 
-    def start(self, consumer: Any) -> None:
-        health.beat(consumer.hostname)
-        self.timer = consumer.timer.call_repeatedly(health.BEAT, health.beat, (consumer.hostname,))
+    def start(self, parent: Any) -> None:
+        self.tick()
+        self.timer = parent.timer.call_repeatedly(1.0, self.tick)
 
-    def stop(self, consumer: Any) -> None:
+    def stop(self, parent: Any) -> None:
         self.timer.cancel()
+        LoopTicks.last = math.inf
+
+    @staticmethod
+    def tick() -> None:
+        LoopTicks.last = time.monotonic()
 
 
-app.steps["consumer"].add(SignOfLife)
+cast("dict[str, set[type]]", app.steps)["consumer"].add(LoopTicks)
 
 
 @signals.worker_ready.connect
@@ -73,10 +84,14 @@ def _keep_leases(sender: Any, **_: Any) -> None:
         entry = {"queues": queues, "concurrency": size, "running": running, "seen_at": time.time()}
         client.hset("workers", name, json.dumps(entry))
 
-    keeper = LeaseKeeper(also=enlist)
+    def sign_of_life() -> None:
+        if time.monotonic() - LoopTicks.last < health.ALIVE / 2:
+            health.beat(name)
+
+    keeper = LeaseKeeper(before=sign_of_life, after=enlist)
     keeper.start()
-    if settings().worker_port:
-        health.serve(name, settings().worker_host, settings().worker_port)
+    if port := settings().worker_port:
+        health.serve(name, settings().worker_host, port)
 
 
 @signals.worker_shutting_down.connect

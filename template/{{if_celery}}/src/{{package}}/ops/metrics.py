@@ -1,7 +1,7 @@
-"""Counters kept in Redis, in the same script that changes a job's state, so that their sums are exact.
+"""The fleet's metrics in the Prometheus text format, from counters that the scripts of lua/ keep in Redis.
 
-Counters in a worker's memory vanish with a killed process and are invisible in its pool children. These survive both, are the
-same from every API replica (aggregate with `max by`, never `sum`), and cost no round trip of their own.
+Counters in a worker's memory vanish with a killed process and are invisible in its pool children. These survive both,
+are the same from every API replica (aggregate with `max by`, never `sum`), and cost no round trip of their own.
 """
 
 from collections.abc import Iterator
@@ -11,27 +11,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from ..contract import QueueStatus, ScheduleStatus
-from .connection import redis
-
-KEY = "metrics"
-WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)  # seconds
-DURATION_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
-
-LUA = f"""
-local WAIT_BUCKETS = {{{",".join(map(str, WAIT_BUCKETS))}}}
-local DURATION_BUCKETS = {{{",".join(map(str, DURATION_BUCKETS))}}}
-local function count(key, what, job, queue, outcome)
-  redis.call('HINCRBY', key, table.concat({{what, job, queue, outcome}}, '|'), 1)
-end
-local function observe(key, what, job, queue, value, buckets)
-  local bucket = #buckets + 1
-  for i = 1, #buckets do
-    if value <= buckets[i] then bucket = i break end
-  end
-  redis.call('HINCRBY', key, table.concat({{what, job, queue, bucket}}, '|'), 1)
-  redis.call('HINCRBYFLOAT', key, table.concat({{what, job, queue, 'sum'}}, '|'), math.max(value, 0))
-end
-"""
+from ..runtime.connection import redis
+from ..runtime.record import DURATION_BUCKETS, METRICS, WAIT_BUCKETS
 
 
 def _counters(stored: dict[str, str]) -> Iterator[Metric]:
@@ -66,7 +47,9 @@ def _histograms(stored: dict[str, str]) -> Iterator[Metric]:
         yield family
 
 
-def _gauges(queues: list[QueueStatus], schedules: list[ScheduleStatus], intervals: dict[str, float]) -> Iterator[Metric]:
+def _gauges(
+    queues: list[QueueStatus], schedules: list[ScheduleStatus], intervals: dict[str, float]
+) -> Iterator[Metric]:
     for name, text, attribute in (
         ("jobs_queue_depth", "Jobs in the queue: waiting, delayed and in flight.", "depth"),
         ("jobs_queue_oldest_age_seconds", "Age of the oldest due job.", "oldest_age"),
@@ -96,7 +79,7 @@ class _Snapshot:
 
 def exposition(queues: list[QueueStatus], schedules: list[ScheduleStatus], intervals: dict[str, float]) -> bytes:
     """Everything in the Prometheus text format."""
-    stored = redis().hgetall(KEY)
+    stored = {str(field): str(value) for field, value in redis().hgetall(METRICS).items()}
     registry = CollectorRegistry()
     registry.register(_Snapshot([*_counters(stored), *_histograms(stored), *_gauges(queues, schedules, intervals)]))
     return generate_latest(registry)

@@ -4,13 +4,15 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, wraps
-from typing import Any, ParamSpec, TypeVar
+from types import CoroutineType
+from typing import Any, ParamSpec, TypeVar, cast
 
 from kombu.exceptions import OperationalError
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
+from ..celery import app
 from ..contract import (
     BrokerUnavailable,
     DeadLetter,
@@ -21,29 +23,28 @@ from ..contract import (
     JobStatus,
     JobType,
     NotFinished,
+    Progress,
     QueueStatus,
     Result,
     ResultExpired,
     ScheduleStatus,
     Submission,
     UnknownJob,
-    WorkerStatus,
 )
 from ..queues import QUEUES
+from ..runtime.connection import UNAVAILABLE, redis
+from ..runtime.record import job_key, records, result_key
+from ..runtime.results import large_results, reference, stored
+from ..runtime.routing import known_queue
+from ..runtime.task import JobTask
 from ..settings import settings
 from . import backlog, dead_letters, metrics, schedules
-from .app import app
-from .connection import UNAVAILABLE, redis
-from .record import records, result_key
-from .results import large_results, reference
-from .routing import known_queue
-from .task import JobTask
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def in_thread(method: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+def in_thread(method: Callable[P, T]) -> "Callable[P, CoroutineType[Any, Any, T]]":
     """Celery and redis-py block: run in a thread, and say in the contract's words when the broker is away."""
 
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -82,9 +83,9 @@ class CeleryEngine:
 
     @staticmethod
     def _payload_schema(task: JobTask[Any, Any]) -> dict[str, Any]:
-        assert task.arguments is not None
-        model = task.arguments.model_fields[task.payload_parameter].annotation if task.payload_parameter else task.arguments
-        return model.model_json_schema()  # ty: ignore[unresolved-attribute]
+        parameter = task.payload_parameter
+        model = task.arguments.model_fields[parameter].annotation if task.arguments and parameter else task.arguments
+        return TypeAdapter(cast("Any", model)).json_schema()
 
     @in_thread
     def submit(
@@ -122,10 +123,23 @@ class CeleryEngine:
         return self._status(job_id)
 
     def _status(self, job_id: str) -> JobStatus:
-        status = records().status(job_id)
-        if status is None:
+        with redis().pipeline(transaction=False) as pipe:
+            pipe.hgetall(job_key(job_id))
+            pipe.exists(f"{job_key(job_id)}:lease")
+            pipe.exists(f"dead:{job_id}")
+            record, leased, dead = pipe.execute()
+        if "state" not in record:
             raise UnknownJob(f"there is no job {job_id} (any more)")
-        return status
+        fields = {
+            **record,
+            "id": job_id,
+            "attempts": record.get("attempts", 0),
+            "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
+            "stalled": record["state"] == "running" and not leased,
+            "dead_letter": dead,
+            "idempotency_key": record.get("key"),
+        }
+        return JobStatus.model_validate(fields)
 
     @in_thread
     def result(self, job_id: str) -> Result:
@@ -134,11 +148,10 @@ class CeleryEngine:
             raise JobFailed(f"job {job_id} {status.state}: {status.error or 'no result'}")
         if status.state != "succeeded":
             raise NotFinished(f"job {job_id} is {status.state}")
-        meta = redis().get(result_key(job_id))
         gone = ResultExpired(f"the result of job {job_id} was kept for {settings().result_ttl} s")
-        if meta is None:
+        if not redis().exists(result_key(job_id)):
             raise gone
-        value = json.loads(meta)["result"]
+        value = stored(job_id)
         if (source := reference(value)) is None:
             document = json.dumps(value).encode()
             return Result(size=len(document), chunks=_chunks(iter([document])))
@@ -170,7 +183,7 @@ class CeleryEngine:
 
     @in_thread
     def replay(self, job_id: str) -> Submission:
-        return dead_letters.replay(app, job_id, str(uuid.uuid4()))
+        return dead_letters.replay(job_id, str(uuid.uuid4()))
 
     @in_thread
     def discard(self, job_id: str) -> None:
@@ -198,9 +211,14 @@ class CeleryEngine:
             if queue.depth > limit.max_depth:
                 reasons.append(f"queue {queue.name} holds {queue.depth} jobs, more than {limit.max_depth}")
             if queue.oldest_age > limit.max_age:
-                reasons.append(f"queue {queue.name}: the oldest job has waited {queue.oldest_age:.0f} s, more than {limit.max_age:g}")
+                reasons.append(
+                    f"queue {queue.name}: its oldest job has waited {queue.oldest_age:.0f} s, over {limit.max_age:g}"
+                )
         late = [schedule for schedule in schedules.statuses() if schedule.silent]
-        reasons += [f"schedule {schedule.name} should have fired {time.time() - (schedule.next_run_at or 0):.0f} s ago" for schedule in late]
+        reasons += [
+            f"schedule {schedule.name} should have fired {time.time() - (schedule.next_run_at or 0):.0f} s ago"
+            for schedule in late
+        ]
         return Health(ok=not reasons, broker=True, workers=workers, reasons=reasons)
 
     @in_thread
@@ -209,12 +227,12 @@ class CeleryEngine:
 
     @in_thread
     def metrics(self) -> bytes:
-        gaps = {schedule.name: schedule.longest_gap() for schedule in schedules.declared()}
-        return metrics.exposition(backlog.queues(), schedules.statuses(), gaps)
+        return metrics.exposition(backlog.queues(), schedules.statuses(), schedules.longest_gaps())
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (chunk := await asyncio.to_thread(next, source, None)) is not None:
+    done = b""
+    while chunk := await asyncio.to_thread(lambda: next(source, done)):
         yield chunk
 
 

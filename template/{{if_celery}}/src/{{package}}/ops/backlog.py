@@ -11,10 +11,13 @@ from typing import Any
 
 from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
+from ..runtime.connection import redis
 from ..settings import settings
-from .connection import redis
 
 PRIORITIES = range(10)
+LOOKED_AT = (
+    200  # messages per list, the oldest: beyond these a delayed one that no worker has taken yet counts as waiting
+)
 
 
 def _list_name(queue: str, step: int) -> str:
@@ -58,7 +61,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
         for queue in QUEUES:
             for step in PRIORITIES:
                 pipe.llen(_list_name(queue.name, step))
-                pipe.lindex(_list_name(queue.name, step), -1)
+                pipe.lrange(_list_name(queue.name, step), -LOOKED_AT, -1)
         pipe.hvals("unacked")
         pipe.hgetall("dead:queues")
         *lists, unacked, dead = pipe.execute()
@@ -70,8 +73,9 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     found = []
     for index, queue in enumerate(QUEUES):
         part = lists[index * 2 * len(PRIORITIES) : (index + 1) * 2 * len(PRIORITIES)]
-        oldest = [due for text in part[1::2] if text and (due := _due_of(text)) is not None]
-        waiting = sum(part[0::2])
+        moments = [due for texts in part[1::2] for text in texts if (due := _due_of(text)) is not None]
+        delayed[queue.name] += (later := sum(due > now for due in moments))
+        waiting = sum(part[0::2]) - later
         found.append(
             QueueStatus(
                 name=queue.name,
@@ -79,7 +83,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
                 waiting=waiting,
                 delayed=delayed[queue.name],
                 in_flight=in_flight[queue.name],
-                oldest_age=max(0.0, now - min(oldest)) if oldest else 0.0,
+                oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
                 workers=sum(queue.name in worker.queues for worker in alive),
                 dead_letters=int(dead.get(queue.name, 0)),
             )

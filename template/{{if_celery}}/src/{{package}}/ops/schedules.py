@@ -1,0 +1,111 @@
+"""The scheduler process: Celery beat with its memory in Redis, so that two of them fire once and a new one misses
+nothing.
+
+Beat keeps the last run in a local file: a second beat doubles every job, a new container forgets. Here each firing is
+submitted under a key made of the schedule's name and due time, which every scheduler reads from Redis: whoever comes
+second gets the first one's job. `statuses` tells when firings stop: the dead man's switch.
+"""
+
+import json
+import time
+from threading import Thread
+from typing import Any
+
+import structlog
+from celery.beat import Scheduler
+from kombu.exceptions import OperationalError
+
+from ..celery import app
+from ..contract import ScheduleStatus
+from ..runtime import health
+from ..runtime.connection import UNAVAILABLE, redis
+from ..runtime.results import large_results
+from ..runtime.schedules import STATE, Schedule, declared, state
+from ..settings import settings
+
+log = structlog.get_logger(__name__)
+SWEEP = 3600.0  # seconds between removals of expired large results
+GRACE = 60.0  # seconds a firing may be late before the schedule counts as silent
+
+
+def run_scheduler() -> None:
+    """Fire schedules until SIGTERM."""
+    settings().require_redis_url()
+    app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
+
+
+class RedisScheduler(Scheduler):
+    """For the setting `beat_scheduler`."""
+
+    swept_at = 0.0
+
+    def setup_schedule(self) -> None:
+        self.declared = declared()
+
+    def tick(self, *_: Any, **__: Any) -> float:
+        """Fire what is due; answers the seconds until the next look."""
+        health.beat("scheduler")
+        try:
+            stored = state()
+            waits = [self._look(schedule, stored.get(schedule.name, {})) for schedule in self.declared]
+        except (*UNAVAILABLE, OperationalError) as error:
+            log.warning("Redis does not answer, schedules wait", error=str(error))
+            return 1.0
+        if time.time() - self.swept_at > SWEEP:
+            self.swept_at = time.time()
+            Thread(target=large_results().delete_older_than, args=[settings().result_ttl], daemon=True).start()
+        return max(0.0, min([1.0, *waits]))
+
+    def _look(self, schedule: Schedule, seen: dict[str, Any]) -> float:
+        last = seen.get("last_run_at") or seen.get("since")
+        if last is None:
+            redis().hsetnx(STATE, schedule.name, json.dumps({"since": time.time()}))
+            return 0.0
+        due = schedule.due_after(last)
+        if due > time.time():
+            return due - time.time()
+        sent, created = schedule.job.send(
+            kwargs=schedule.payload,
+            idempotency_key=schedule.key or f"{schedule.name}@{due:.3f}",
+            restart=schedule.key is not None,
+        )
+        seen = {
+            "last_run_at": due if isinstance(schedule.when, float) else time.time(),
+            "runs": seen.get("runs", 0) + 1,
+        }
+        redis().hset(STATE, schedule.name, json.dumps(seen))
+        log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=created)
+        return 0.0
+
+
+def statuses() -> list[ScheduleStatus]:
+    """Every declared schedule; `silent` if its next firing is overdue."""
+    stored, now, found = state(), time.time(), []
+    for schedule in declared():
+        seen = stored.get(schedule.name, {})
+        last = seen.get("last_run_at") or seen.get("since")
+        due = schedule.due_after(last or now)
+        found.append(
+            ScheduleStatus(
+                name=schedule.name,
+                job=str(schedule.job.name),
+                when=str(schedule.times).strip("<>"),
+                queue=schedule.job.job_queue or "",
+                last_run_at=seen.get("last_run_at"),
+                next_run_at=due,
+                runs=seen.get("runs", 0),
+                silent=last is not None and now > due + GRACE,
+            )
+        )
+    return found
+
+
+def longest_gaps() -> dict[str, float]:
+    """Seconds between firings of each schedule, the longest of the next dozen (a crontab may skip weekends)."""
+    gaps = {}
+    for schedule in declared():
+        moments = [schedule.due_after(time.time())]
+        for _ in range(12):
+            moments.append(schedule.due_after(moments[-1]))
+        gaps[schedule.name] = max(moments[index + 1] - moments[index] for index in range(12))
+    return gaps

@@ -1,0 +1,184 @@
+-- The steps of a job's life, each atomic. record.py puts the settings' values (LEASE, RECORD_TTL …) before this text.
+-- KEYS: 1 the job's record. ARGV: 1 step, then what the step says. For one Redis node: steps make other key names themselves.
+local METRICS = 'metrics'
+local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
+local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
+local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
+local function count(what, job, queue, outcome)
+  redis.call('HINCRBY', METRICS, table.concat({what, job, queue, outcome}, '|'), 1)
+end
+local function observe(what, job, queue, value, buckets)
+  local bucket = #buckets + 1
+  for i = 1, #buckets do
+    if value <= buckets[i] then bucket = i break end
+  end
+  redis.call('HINCRBY', METRICS, table.concat({what, job, queue, bucket}, '|'), 1)
+  redis.call('HINCRBYFLOAT', METRICS, table.concat({what, job, queue, 'sum'}, '|'), math.max(value, 0))
+end
+
+local job, step = KEYS[1], table.remove(ARGV, 1)
+local steps = {}
+
+-- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
+-- makes them last, so that a sender that dies in between blocks nothing.
+-- ARGV: 1 id, 2 name, 3 key ('' = none), 4 fingerprint, 5 '1' = take the key from a job that has ended, 6 record (JSON),
+--       7 names of the jobs to follow this one, by id (JSON)
+function steps.reserve()
+  local id, name = ARGV[1], ARGV[2]
+  local claim = claim_of(name, ARGV[3])
+  local record = cjson.decode(ARGV[6])
+  if claim then
+    local holder, fingerprint = holder_of(claim)
+    if holder ~= '' and holder ~= id then
+      local state, reserved = unpack(redis.call('HMGET', 'job:' .. holder, 'state', 'reserved'))
+      if reserved then return {holder, fingerprint, 'reserved'} end  -- perhaps never sent: send it again, under its id
+      if ARGV[5] ~= '1' or (state and not final(state)) then return {holder, fingerprint, 'sent'} end
+    end
+    redis.call('SET', claim, id .. '|' .. ARGV[4], 'EX', RESERVED)
+  end
+  if redis.call('HDEL', job, 'follows') == 1 then redis.call('HDEL', job, 'state', 'message', 'queue', 'priority') end
+  if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end
+  for field, value in pairs(record) do redis.call('HSETNX', job, field, value) end
+  if redis.call('TTL', job) < RESERVED then redis.call('EXPIRE', job, RESERVED) end
+  for follower, step in pairs(cjson.decode(ARGV[7])) do
+    local key = 'job:' .. follower
+    if redis.call('EXISTS', key) == 0 then
+      redis.call('HSET', key, 'name', step, 'state', 'scheduled', 'message', 'waiting for earlier steps', 'follows', 1,
+        'queue', '', 'priority', 5, 'root', record.root)
+      redis.call('EXPIRE', key, RECORD_TTL)
+    end
+  end
+  return {id, ARGV[4], 'reserved'}
+end
+
+-- May this delivery run? Decides and writes it down in one step: finished, stale, cancelled, running elsewhere, key in use,
+-- lock in use, poison, or run.
+-- ARGV: 1 id, 2 now, 3 owner, 4 name, 5 queue, 6 seq, 7 key ('' = none), 8 fingerprint, 9 singleton ('wait'|'skip'|''),
+--       10 due at, 11 record (JSON) in case there is none
+function steps.start()
+  local id, now, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
+  local lease, claim = job .. ':lease', claim_of(name, ARGV[7])
+  local state, was_seq, ended_seq, cancel = unpack(redis.call('HMGET', job, 'state', 'seq', 'ended_seq', 'cancel'))
+
+  local function wait_for(other)
+    redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + 2, 'message', 'waiting for ' .. other)
+    return {'busy', 2000}
+  end
+
+  if final(state) then return {'finished', state} end
+  -- Each retry or snooze sends a message with the next seq. A seq whose run has ended, or that an older message carries, is a
+  -- duplicate: it must not fork the job into two.
+  local seq, running = tonumber(ARGV[6]), tonumber(was_seq or 0)
+  if seq < running or seq <= tonumber(ended_seq or -1) then return {'stale'} end
+  if not state then
+    for field, value in pairs(cjson.decode(ARGV[11])) do redis.call('HSETNX', job, field, value) end
+  end
+  redis.call('EXPIRE', job, RECORD_TTL)
+  if cancel then return {'cancelled'} end
+
+  local left = redis.call('PTTL', lease)
+  if left > 0 then return {'busy', seq > running and 200 or left} end  -- 200: before the run that sent this message has ended
+
+  if claim then
+    local holder = holder_of(claim)
+    if holder ~= '' and holder ~= id then
+      local other = redis.call('HGET', 'job:' .. holder, 'state')
+      if other == 'succeeded' then return {'duplicate', holder} end
+      if other and not final(other) then return wait_for(holder) end
+    end
+    redis.call('SET', claim, id .. '|' .. ARGV[8], 'EX', KEY_TTL)
+  end
+
+  if ARGV[9] ~= '' then
+    local holder = redis.call('GET', 'lock:' .. name)
+    if holder and holder ~= id then
+      if ARGV[9] == 'skip' then return {'skipped', holder} end
+      return wait_for(holder)
+    end
+    redis.call('SET', 'lock:' .. name, id, 'PX', LEASE)
+  end
+
+  if state == 'running' then  -- the last run ended without a word: its worker died
+    count('finished', name, queue, 'lost')
+    local lost = redis.call('HINCRBY', job, 'lost', 1)
+    if lost >= MAX_DELIVERIES then
+      redis.call('HSET', job, 'state', 'queued')  -- no run of its own to be counted
+      return {'poison', lost}
+    end
+  end
+
+  redis.call('SET', lease, ARGV[3], 'PX', LEASE)
+  redis.call('HSET', job, 'state', 'running', 'run_at', now, 'queue', queue, 'seq', seq)
+  redis.call('HSETNX', job, 'started_at', now)
+  redis.call('HDEL', job, 'due_at', 'message', 'reserved')
+  count('started', name, queue, '')
+  observe('wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
+  return {'run', redis.call('HINCRBY', job, 'attempts', 1)}
+end
+
+-- A run ended: state, result, idempotency key, lock, dead letter and counters change together, once. The first end counts.
+-- ARGV: 1 id, 2 now, 3 owner ('' = not the run itself), 4 state, 5 outcome, 6 result ('' = none), 7 name, 8 queue,
+--       9 seq ('' = the same message comes again), 10 key ('' = none), 11 dead letter ('' = none), 12… field, value pairs
+function steps.finish()
+  local id, now, state, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[7], ARGV[8]
+  local was, run_at = unpack(redis.call('HMGET', job, 'state', 'run_at'))
+  if final(was) then return 0 end
+  local holder = redis.call('GET', job .. ':lease')
+  if not final(state) and ARGV[3] ~= '' and holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
+
+  redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
+  redis.call('EXPIRE', job, RECORD_TTL)
+  redis.call('DEL', job .. ':lease')
+  if redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
+  if was == 'running' then
+    count('finished', name, queue, ARGV[5])
+    observe('duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
+  end
+  if ARGV[6] ~= '' then
+    redis.call('SET', 'celery-task-meta-' .. id, ARGV[6], 'EX', RESULT_TTL)
+    redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[6])
+  end
+  if not final(state) then
+    if ARGV[9] ~= '' then redis.call('HSET', job, 'ended_seq', ARGV[9]) end
+    if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end  -- waiting is no attempt
+    return 1
+  end
+  redis.call('HSET', job, 'finished_at', now)
+  redis.call('HDEL', job, 'due_at')
+  local claim = claim_of(name, ARGV[10])
+  if claim and holder_of(claim) == id then
+    if state == 'cancelled' then redis.call('DEL', claim) else redis.call('EXPIRE', claim, KEY_TTL) end
+  end
+  if ARGV[11] ~= '' then
+    redis.call('SET', 'dead:' .. id, ARGV[11])
+    redis.call('HINCRBY', 'dead:queues', queue, redis.call('ZADD', 'dead', now, id))
+  end
+  return 1
+end
+
+-- Cancel what has not started; ask what runs to stop. Returns the state that the job was in.
+-- ARGV: 1 id, 2 now, 3 result
+function steps.cancel()
+  local id = ARGV[1]
+  local state, name, key = unpack(redis.call('HMGET', job, 'state', 'name', 'key'))
+  if not state or final(state) then return state end
+  redis.call('HSET', job, 'cancel', 1)
+  if redis.call('EXISTS', job .. ':lease') == 1 then return state end
+  redis.call('HSET', job, 'state', 'cancelled', 'finished_at', ARGV[2])
+  redis.call('HDEL', job, 'due_at')
+  redis.call('SET', 'celery-task-meta-' .. id, ARGV[3], 'EX', RESULT_TTL)
+  redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[3])
+  local claim = claim_of(name, key)
+  if claim and holder_of(claim) == id then redis.call('DEL', claim) end
+  return state
+end
+
+-- The first replay of a dead letter names the job that replaces it; later ones learn its name.
+-- ARGV: 1 id of the new job
+function steps.replay()
+  redis.call('HSETNX', job, 'replayed_as', ARGV[1])
+  redis.call('EXPIRE', job, RECORD_TTL)
+  return redis.call('HGET', job, 'replayed_as')
+end
+
+return steps[step]()
