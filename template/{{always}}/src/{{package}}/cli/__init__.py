@@ -30,12 +30,13 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich for --help would take longer than all the rest
 )
 
 
 @app.command()
 def dev() -> None:
-    """Start everything here, on embedded defaults; Ctrl-C stops it."""
+    """Start everything, on embedded defaults."""
     from ..dev.runner import dev
 
     raise typer.Exit(dev())
@@ -43,7 +44,7 @@ def dev() -> None:
 
 @app.command()
 def demo() -> None:
-    """Run one example of each pattern to its end and tell what happened."""
+    """Run one example of each pattern and tell what happened."""
     from ..dev.demo import demo
 
     raise typer.Exit(demo())

@@ -62,9 +62,11 @@ def run(
 
 @app.command()
 def status(
-    job_id: JobId, watch: Annotated[bool, typer.Option("--watch", help="Until it ends.")] = False, as_json: Json = False
+    job_id: JobId,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it to its end; exit 1 unless it succeeds.")] = False,
+    as_json: Json = False,
 ) -> None:
-    """Show a job; with --watch follow it, and exit 1 unless it succeeds."""
+    """Show a job; with --watch until it ends."""
     from .display import live_status, print_json, show
 
     async def look() -> JobStatus:

@@ -108,10 +108,12 @@ def discard(
 
 @app.command()
 def health(
-    worker: Annotated[str | None, typer.Option(metavar="NAME", help="Only that worker's sign of life.")] = None,
+    worker: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only that worker's sign of life; asks nothing of the broker.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether jobs flow; with --worker whether that process lives, whatever the broker does."""
+    """Say whether jobs flow, or whether one worker lives."""
     if worker:
         from ..runtime.health import worker_alive
 
@@ -137,7 +139,7 @@ def health(
 
 @app.command()
 def doctor(as_json: Json = False) -> None:
-    """Check configuration and code for known mistakes, and say how to mend each."""
+    """Find mistakes in configuration and code."""
     from ..ops.doctor import diagnose
     from .display import show_all
 
