@@ -7,6 +7,7 @@ processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figu
 """
 
 import argparse
+import contextlib
 import importlib.metadata
 import os
 import platform
@@ -68,8 +69,8 @@ class Side:
             pipe.hlen("unacked")
             return sum(pipe.execute())
 
-    def throughput(self, jobs: int) -> float:
-        """Jobs per second between the first and the last tenth."""
+    def throughput(self, jobs: int) -> tuple[float, float]:
+        """Jobs per second, and milliseconds of the worker's CPU per job, between the first and the last tenth."""
         self.client.flushall()
         for _ in range(jobs):
             self.module.noop.delay()
@@ -79,11 +80,12 @@ class Side:
             while end == 0.0:
                 left, now = self.left(), time.perf_counter()
                 if not begin and left <= jobs * 0.9:
-                    begin, at_begin = now, left
+                    begin, at_begin, cpu_begin = now, left, cpu_of(process.pid)
                 if left <= jobs * 0.1:
-                    end, at_end = now, left
+                    end, at_end, cpu_end = now, left, cpu_of(process.pid)
                 time.sleep(0.02)
-            return (at_begin - at_end) / (end - begin)
+            done = at_begin - at_end
+            return done / (end - begin), 1000 * (cpu_end - cpu_begin) / done
         finally:
             stop(process)
 
@@ -100,6 +102,17 @@ class Side:
             return sorted(found)
         finally:
             stop(process)
+
+
+def cpu_of(group: int) -> float:
+    """Seconds of CPU that the living processes of this group have used (Linux)."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            fields = path.read_text().rpartition(")")[2].split()
+            if int(fields[2]) == group:
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
@@ -140,9 +153,11 @@ def main() -> None:
             for round_ in range(options.rounds):
                 sides = (bare, ours) if round_ % 2 else (ours, bare)
                 rates = {side.name: side.throughput(options.jobs) for side in sides}
-                ratios.append(rates["service"] / rates["hand-written"])
-                print(f"throughput: {rates['service']:.0f} / {rates['hand-written']:.0f} jobs/s = {ratios[-1]:.2f}", flush=True)
-            print(f"throughput ratio, median of {len(ratios)}: {statistics.median(ratios):.2f}")
+                (rate, cpu), (bare_rate, bare_cpu) = rates["service"], rates["hand-written"]
+                ratios.append((rate / bare_rate, cpu / bare_cpu))
+                print(f"service / hand-written: {rate:.0f} / {bare_rate:.0f} jobs/s, CPU {cpu:.2f} / {bare_cpu:.2f} ms a job", flush=True)
+            speed, cost = (statistics.median(column) for column in zip(*ratios, strict=True))
+            print(f"median of {len(ratios)}: throughput x {speed:.2f}, worker CPU per job x {cost:.2f}")
             for side in (ours, bare):
                 times = side.latency(options.samples)
                 print(

@@ -101,4 +101,4 @@ def _logging(**_: object) -> None:
 @celeryd_init.connect
 def _worker(**_: object) -> None:
     """What only a worker needs, also one started by `celery -A … worker`."""
-    import_module(f"{RUNTIME}.worker")
+    import_module(f"{__package__}.ops.worker")

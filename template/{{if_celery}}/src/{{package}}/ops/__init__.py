@@ -1,1 +1,1 @@
-"""What looks at the jobs from outside: the engine behind API and CLI, backlog, dead letters, metrics, doctor."""
+"""The processes (worker, scheduler), and what looks at jobs from outside: API and CLI, backlog, metrics, doctor."""

@@ -15,9 +15,9 @@ import structlog
 from celery.beat import Scheduler
 from kombu.exceptions import OperationalError
 
+from .. import health
 from ..celery import app
 from ..contract import ScheduleStatus
-from ..runtime import health
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.results import large_results
 from ..runtime.schedules import STATE, Schedule, declared, state

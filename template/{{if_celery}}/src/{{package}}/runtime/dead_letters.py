@@ -14,8 +14,7 @@ from celery.app.task import Context
 from celery.worker.consumer import Consumer
 from kombu import Message
 
-from .connection import redis
-from .record import envelope, job_key, queue_of
+from .record import envelope, queue_of, records
 from .transport import UNDECODABLE
 
 
@@ -89,31 +88,19 @@ class JobConsumer(Consumer):
         if isinstance(body, (bytes, memoryview)):
             body = bytes(body).decode("utf-8", "backslashreplace")
         job_id = headers.get("id") or "undecodable-" + hashlib.sha1(str(body).encode()).hexdigest()
-        job, queue, now = headers.get("task") or "", (message.delivery_info or {}).get("routing_key") or "", time.time()
+        job, queue = headers.get("task") or "", (message.delivery_info or {}).get("routing_key") or ""
         letter = {
             "id": job_id,
             "job": job,
             "queue": queue,
             "reason": why,
             "error": describe(error),
-            "failed_at": now,
+            "failed_at": time.time(),
             "args": args,
             "kwargs": kwargs,
             "raw": body if args is None else None,
             "replayable": args is not None,
         }
-        record = {
-            "name": job,
-            "queue": queue,
-            "priority": 0,
-            "state": "failed",
-            "error": describe(error),
-            "finished_at": now,
-        }
-        with redis().pipeline() as pipe:
-            pipe.set(f"dead:{job_id}", json.dumps(letter, default=repr))
-            pipe.hset(job_key(job_id), items=[part for pair in record.items() for part in pair])
-            pipe.zadd("dead", {job_id: now}, nx=True)
-            *_, new = pipe.execute()
-        if new:
-            redis().hincrby("dead:queues", queue, 1)
+        request = Context(id=job_id, task=job, delivery_info={"routing_key": queue})
+        text = json.dumps(letter, default=repr)
+        records().finish(request, "failed", "refused", letter=text, error=describe(error), priority=0)

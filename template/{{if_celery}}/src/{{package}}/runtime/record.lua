@@ -69,12 +69,12 @@ function steps.start()
   -- Each retry or snooze sends a message with the next seq. A seq whose run has ended, or that an older message carries, is a
   -- duplicate: it must not fork the job into two.
   local seq, running = tonumber(ARGV[6]), tonumber(was_seq or 0)
-  if seq < running or seq <= tonumber(ended_seq or -1) then return {'stale'} end
+  if seq < running or seq <= tonumber(ended_seq or -1) then return {'stale', ''} end
   if not state then
     for field, value in pairs(cjson.decode(ARGV[11])) do redis.call('HSETNX', job, field, value) end
+    redis.call('EXPIRE', job, RECORD_TTL)
   end
-  redis.call('EXPIRE', job, RECORD_TTL)
-  if cancel then return {'cancelled'} end
+  if cancel then return {'cancelled', ''} end
 
   local left = redis.call('PTTL', lease)
   if left > 0 then return {'busy', seq > running and 200 or left} end  -- 200: before the run that sent this message has ended

@@ -11,7 +11,7 @@ import time
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any
 
 from celery.app.task import Context
 from redis import Redis
@@ -27,13 +27,6 @@ DURATION_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300
 
 
 Record = dict[str, Any]
-
-
-class Verdict(NamedTuple):
-    """What start.lua decided: what to do, and the detail that goes with it (attempt, wait in ms, other job's id …)."""
-
-    action: str
-    detail: str = ""
 
 
 def job_key(job_id: str) -> str:
@@ -121,8 +114,11 @@ class Records:
         if str(self.client.get(claim_key(name, key)) or "").partition("|")[0] == job_id:
             self.client.delete(claim_key(name, key))
 
-    def start(self, request: Context, *, owner: str, name: str, singleton: str | None) -> Verdict:
-        """Ask whether this delivery may run, and if so note that it does."""
+    def start(self, request: Context, *, owner: str, name: str, singleton: str | None) -> tuple[str, str]:
+        """Ask whether this delivery may run, and if so note that it does.
+
+        Answers what to do, and the detail that goes with it: attempt, wait in ms, another job's id …
+        """
         head = envelope(request)
         due_at = datetime.fromisoformat(request.eta).timestamp() if request.eta else head["submitted_at"]
         record = {
@@ -136,7 +132,8 @@ class Records:
             "start", request.id, request.id, time.time(), owner, name, queue_of(request), seq(request), head["key"],
             head.get("fingerprint", ""), singleton or "", due_at, json.dumps(record),
         )  # fmt: skip
-        return Verdict(*map(str, reply))
+        action, detail = reply
+        return action, str(detail)
 
     def finish(
         self, request: Context, state: State, outcome: str, *, result: str = "", letter: str = "", **fields: Any

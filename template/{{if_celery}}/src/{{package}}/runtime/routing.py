@@ -10,8 +10,6 @@ from functools import cached_property
 from importlib import import_module
 from typing import Any
 
-from celery import Task
-
 from ..contract import UnknownQueue
 from ..queues import DEFAULT_QUEUE, QUEUES
 
@@ -48,19 +46,11 @@ class Router:
         return import_module("...jobs.routes", __name__).RULES
 
     def __call__(
-        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Task | None = None, **_: Any
+        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any
     ) -> dict[str, Any]:
         """Celery's router signature (setting `task_routes`)."""
         for rule in self.rules:
-            if fnmatchcase(name, rule.job) and (rule.when is None or rule.when(self._payload(task, args, kwargs))):
-                return self._route(rule.queue, rule.priority)
-        return self._route(getattr(task, "job_queue", None) or DEFAULT_QUEUE, None)
-
-    @staticmethod
-    def _payload(task: Any, args: Any, kwargs: Any) -> Any:
-        payload = getattr(task, "payload", None)
-        return payload(args or (), kwargs or {}) if payload else kwargs
-
-    @staticmethod
-    def _route(queue: str, priority: int | None) -> dict[str, Any]:
-        return {"queue": queue} if priority is None else {"queue": queue, "priority": priority}
+            fits = fnmatchcase(name, rule.job)
+            if fits and (rule.when is None or rule.when(task.payload(args, kwargs) if task else kwargs)):
+                return {"queue": rule.queue, "priority": rule.priority}
+        return {"queue": getattr(task, "job_queue", None) or DEFAULT_QUEUE}

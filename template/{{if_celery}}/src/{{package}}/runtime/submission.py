@@ -82,7 +82,7 @@ class SubmittableTask(Task, Generic[P, R]):
         fingerprint = hashlib.sha256(to_json([args, kwargs])).hexdigest()[:32] if key else ""
         options = self.app.amqp.router.route(options, self.name, args, kwargs, self)
         if options.get("priority") is None:
-            options["priority"] = DEFAULT_PRIORITY
+            options["priority"] = DEFAULT_PRIORITY if self.priority is None else self.priority
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
         job_id = task_id or str(uuid.uuid4())
@@ -155,9 +155,7 @@ class SubmittableTask(Task, Generic[P, R]):
 
     def payload(self, args: Any, kwargs: Any) -> Any:
         """What callers call the payload: the one model, or all arguments by name."""
-        values = self.bind_arguments(args, kwargs)
-        if values is None:
-            return kwargs or args
+        values = self.bind_arguments(args, kwargs) or kwargs or args
         return values[self.payload_parameter] if self.payload_parameter else values
 
 

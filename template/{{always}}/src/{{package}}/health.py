@@ -1,5 +1,4 @@
-"""A worker's own sign of life: a file that its event loop touches, and a port, so that a probe asks nothing of the
-broker.
+"""A worker's own sign of life: a file and a port, so that a probe asks nothing of the broker.
 
 `celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool; liveness that depends on
 the broker restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead
@@ -8,10 +7,11 @@ the broker restarts every healthy worker when the broker is away. Whether jobs f
 
 import threading
 import time
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from ..settings import settings
+from .settings import settings
 
 ALIVE = 60.0  # seconds without a sign of life after which a process is taken for dead
 
@@ -36,19 +36,14 @@ def worker_alive(name: str) -> bool:
         return False
 
 
-def serve(name: str, host: str, port: int) -> None:
+def serve(name: str, host: str, port: int, ready: Callable[[], bool]) -> None:
     """Answer /health/live and /health/ready on a port of the worker's own, in a thread."""
-    from .connection import UNAVAILABLE, redis
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            ok = self.path == "/health/live" and worker_alive(name)
-            if self.path == "/health/ready":
-                try:
-                    ok = bool(redis().ping())
-                except UNAVAILABLE:
-                    ok = False
-            self.send_response(200 if ok else 503)
+            checks = {"/health/live": lambda: worker_alive(name), "/health/ready": ready}
+            check = checks.get(self.path)
+            self.send_response(404 if check is None else 200 if check() else 503)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:

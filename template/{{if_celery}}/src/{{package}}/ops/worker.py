@@ -18,12 +18,13 @@ from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.control import control_command
 
+from .. import health
 from ..celery import app
 from ..queues import QUEUES
+from ..runtime.connection import UNAVAILABLE, redis
+from ..runtime.lease import LeaseKeeper
+from ..runtime.routing import known_queue
 from ..settings import settings
-from . import health
-from .lease import LeaseKeeper
-from .routing import known_queue
 
 PR_SET_PDEATHSIG = 1
 keeper: LeaseKeeper | None = None
@@ -88,10 +89,16 @@ def _keep_leases(sender: Any, **_: Any) -> None:
         if time.monotonic() - LoopTicks.last < health.ALIVE / 2:
             health.beat(name)
 
+    def ready() -> bool:
+        try:
+            return bool(redis().ping())
+        except UNAVAILABLE:
+            return False
+
     keeper = LeaseKeeper(before=sign_of_life, after=enlist)
     keeper.start()
     if port := settings().worker_port:
-        health.serve(name, settings().worker_host, port)
+        health.serve(name, settings().worker_host, port, ready)
 
 
 @signals.worker_shutting_down.connect
@@ -106,6 +113,7 @@ def _drain(**_: Any) -> None:
 def _leave(sender: Any, **_: Any) -> None:
     if keeper is not None:
         keeper.client.hdel("workers", sender.hostname)
+        health.heartbeat_file(sender.hostname).unlink(missing_ok=True)
 
 
 @signals.worker_process_init.connect
