@@ -9,7 +9,6 @@ from functools import cache, wraps
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar, cast
 
-from kombu.exceptions import OperationalError
 from pydantic import TypeAdapter, ValidationError
 
 from ..celery import app
@@ -50,7 +49,7 @@ def in_thread(method: Callable[P, T]) -> "Callable[P, CoroutineType[Any, Any, T]
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
             return method(*args, **kwargs)
-        except (*UNAVAILABLE, OperationalError) as error:
+        except UNAVAILABLE as error:
             raise BrokerUnavailable(f"the broker does not answer ({error}); try again later") from error
 
     @wraps(method)

@@ -13,7 +13,6 @@ from typing import Any
 
 import structlog
 from celery.beat import Scheduler
-from kombu.exceptions import OperationalError
 
 from .. import health
 from ..celery import app
@@ -48,7 +47,7 @@ class RedisScheduler(Scheduler):
         try:
             stored = state()
             waits = [self._look(schedule, stored.get(schedule.name, {})) for schedule in self.declared]
-        except (*UNAVAILABLE, OperationalError) as error:
+        except UNAVAILABLE as error:
             log.warning("Redis does not answer, schedules wait", error=str(error))
             return 1.0
         if time.time() - self.swept_at > SWEEP:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Any, cast
 
 from celery import bootsteps, signals
@@ -112,7 +113,8 @@ def _drain(**_: Any) -> None:
 @signals.worker_shutdown.connect
 def _leave(sender: Any, **_: Any) -> None:
     if keeper is not None:
-        keeper.client.hdel("workers", sender.hostname)
+        with suppress(*UNAVAILABLE):
+            keeper.client.hdel("workers", sender.hostname)
         health.heartbeat_file(sender.hostname).unlink(missing_ok=True)
 
 

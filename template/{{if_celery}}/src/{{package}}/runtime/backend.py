@@ -67,8 +67,7 @@ class JobBackend(RedisBackend):
         self.on_chord_part_return(request, states.SUCCESS, part)
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
-        """Celery subscribes to every result when it sends, which a long-lived API never reads; `AsyncResult.get()`
-        subscribes by itself."""
+        """Nothing: Celery subscribes to each result it may never read; `AsyncResult.get()` subscribes by itself."""
 
 
 class SentinelJobBackend(JobBackend, SentinelBackend):

@@ -8,6 +8,7 @@ from functools import cache
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
@@ -16,7 +17,7 @@ from redis.sentinel import Sentinel
 
 from ..settings import settings
 
-UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OperationalError, OSError)
 CONNECT_TIMEOUT = 1.0  # seconds
 REPLY_TIMEOUT = 2.0  # seconds; together below the 3 s in which the API answers
 

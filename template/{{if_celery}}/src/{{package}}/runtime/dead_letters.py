@@ -85,7 +85,7 @@ class JobConsumer(Consumer):
                 why, error = "undecodable", undecodable
         if message.content_type == UNDECODABLE:
             error = ValueError("the text in the queue is not a message")
-        if isinstance(body, (bytes, memoryview)):
+        if not isinstance(body, str):
             body = bytes(body).decode("utf-8", "backslashreplace")
         job_id = headers.get("id") or "undecodable-" + hashlib.sha1(str(body).encode()).hexdigest()
         job, queue = headers.get("task") or "", (message.delivery_info or {}).get("routing_key") or ""

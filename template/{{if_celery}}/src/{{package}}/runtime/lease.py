@@ -36,8 +36,8 @@ class JobRequest(Request):
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
         if isinstance(error, (WorkerLostError, SystemExit)):
-            with contextlib.suppress(*UNAVAILABLE):  # then it waits for the lease to end
-                records().release(self.id)  # its message goes back to the queue now, and may run now
+            with contextlib.suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
+                records().release(self.id)
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:

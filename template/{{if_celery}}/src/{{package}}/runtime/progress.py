@@ -24,7 +24,6 @@ class JobContext:
     queue: str
     idempotency_key: str | None
     trace_id: str
-    root: str
 
 
 def current_job() -> JobContext | None:
@@ -33,15 +32,14 @@ def current_job() -> JobContext | None:
     if not task or task.request.called_directly or task.request.is_eager:
         return None
     request = task.request
-    head, job_id = envelope(request), str(request.id)
+    head = envelope(request)
     return JobContext(
-        id=job_id,
+        id=str(request.id),
         name=task.name,
         attempt=(request.retries or 0) + 1,
         queue=queue_of(request),
         idempotency_key=head["key"] or None,
         trace_id=head["trace_id"],
-        root=request.root_id or job_id,
     )
 
 

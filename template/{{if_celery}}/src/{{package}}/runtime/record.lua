@@ -76,6 +76,7 @@ function steps.start()
   end
   if cancel then return {'cancelled', ''} end
 
+  if redis.call('GET', lease) == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
   local left = redis.call('PTTL', lease)
   if left > 0 then return {'busy', seq > running and 200 or left} end  -- 200: before the run that sent this message has ended
 

@@ -35,7 +35,7 @@ def job_key(job_id: str) -> str:
 
 
 def claim_key(name: str, key: str) -> str:
-    """Where the holder of an idempotency key is noted, as `<job id>|<fingerprint of its payload>`."""
+    """Where the holder of an idempotency key is noted: `<job id>|<fingerprint of its payload>`."""
     return f"key:{name}:{key}"
 
 

@@ -37,8 +37,7 @@ class Rule:
 
 
 class Router:
-    """The first rule of jobs/routes.py that fits decides, else the job's own queue, else the default. An explicit queue
-    wins over all."""
+    """An explicit queue, else the first rule of jobs/routes.py that fits, else the job's own queue, else the default."""
 
     @cached_property
     def rules(self) -> Sequence[Rule]:

@@ -8,7 +8,6 @@ An ordinary Celery task runs whatever is delivered, as often as it is delivered.
 import random
 import time
 import uuid
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NoReturn
 
@@ -113,10 +112,8 @@ class JobTask(SubmittableTask[P, R]):
 
     def _snooze(self, delay: float, why: str) -> NoReturn:
         self._send_again(delay, snoozes=1)
-        finish: Callable[[], bool] = partial(
-            records().finish, self.request, "scheduled", "snoozed", message=why, due_at=time.time() + delay
-        )
-        patiently(finish)
+        fields = {"message": why, "due_at": time.time() + delay}
+        patiently(partial(records().finish, self.request, "scheduled", "snoozed", **fields))
         raise Ignore
 
     def _cancelled(self) -> NoReturn:

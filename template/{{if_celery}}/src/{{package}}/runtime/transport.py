@@ -7,26 +7,29 @@ no message into one the consumer can refuse. Keys and message format stay kombu'
 see what they expect.
 """
 
+from contextlib import suppress
 from importlib.resources import files
 from queue import Empty
 from time import monotonic, time
 from typing import Any
 
 import kombu.transport
+from celery.worker import state
 from kombu.transport import redis
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
+
+from .connection import UNAVAILABLE
+from .connection import redis as redis_client
 
 UNDECODABLE = "application/x-undecodable"
 TAKE = (files(__package__ or "") / "transport.lua").read_text(encoding="utf-8")
 
 
 # KEYS: message list, wake list. ARGV: message. The token may expire: an idle worker looks every second anyway.
-PUT = """
-redis.call('LPUSH', KEYS[1], ARGV[1])
+PUT = """redis.call('LPUSH', KEYS[1], ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], 1) end
-redis.call('EXPIRE', KEYS[2], 60)
-"""
+redis.call('EXPIRE', KEYS[2], 60)"""
 
 
 class QoS(redis.QoS):
@@ -39,6 +42,15 @@ class QoS(redis.QoS):
             super(redis.QoS, self).append(message, delivery_tag)
         else:
             super().append(message, delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """What does not run is due again at once. (Kombu sends running jobs too, and fails if the connection is gone.)"""
+        delivered: Any = self._delivered
+        running = {request.message.delivery_tag for request in state.active_requests}
+        if overdue := {tag: 0 for tag in delivered if tag not in running}:
+            with suppress(*UNAVAILABLE):
+                redis_client().zadd(self.unacked_index_key, overdue, xx=True)
+        delivered.clear()
 
 
 class TakingChannel:
