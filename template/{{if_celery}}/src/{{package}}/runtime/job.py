@@ -68,7 +68,7 @@ def job(
             lazy=False,
             base=JobTask,
             job_queue=known_queue(queue) if queue else None,
-            priority=priority,
+            job_priority=priority,
             retry_policy=retry or NO_RETRY,
             max_retries=None,
             key_of=staticmethod(idempotency_key) if idempotency_key else None,

@@ -114,7 +114,7 @@ class Records:
         if str(self.client.get(claim_key(name, key)) or "").partition("|")[0] == job_id:
             self.client.delete(claim_key(name, key))
 
-    def start(self, request: Context, *, owner: str, name: str, singleton: str | None) -> tuple[str, str]:
+    def start(self, request: Context, owner: str, name: str, singleton: str | None) -> tuple[str, str]:
         """Ask whether this delivery may run, and if so note that it does.
 
         Answers what to do, and the detail that goes with it: attempt, wait in ms, another job's id …

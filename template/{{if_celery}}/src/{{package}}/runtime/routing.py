@@ -37,7 +37,7 @@ class Rule:
 
 
 class Router:
-    """An explicit queue, else the first rule of jobs/routes.py that fits, else the job's own queue, else the default."""
+    """An explicit queue, else the first rule of jobs/routes.py that fits, else the job's own, else the default."""
 
     @cached_property
     def rules(self) -> Sequence[Rule]:

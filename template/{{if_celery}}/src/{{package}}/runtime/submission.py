@@ -36,6 +36,7 @@ class SubmittableTask(Task, Generic[P, R]):
 
     abstract = True
     job_queue: str | None = None
+    job_priority: int = DEFAULT_PRIORITY
     key_of: Callable[..., str] | None = None
     arguments: type[BaseModel] | None = None  # the parameters as a model; None if they cannot be one (*args)
     payload_parameter: str | None = None  # the only parameter, when that is a model itself
@@ -82,7 +83,7 @@ class SubmittableTask(Task, Generic[P, R]):
         fingerprint = hashlib.sha256(to_json([args, kwargs])).hexdigest()[:32] if key else ""
         options = self.app.amqp.router.route(options, self.name, args, kwargs, self)
         if options.get("priority") is None:
-            options["priority"] = DEFAULT_PRIORITY if self.priority is None else self.priority
+            options["priority"] = self.job_priority
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
         job_id = task_id or str(uuid.uuid4())

@@ -43,9 +43,7 @@ class JobTask(SubmittableTask[P, R]):
         request.update(owner=owner)
         began = time.monotonic()
         try:
-            action, detail = patiently(
-                partial(records().start, request, owner=owner, name=str(self.name), singleton=self.singleton)
-            )
+            action, detail = patiently(partial(records().start, request, owner, str(self.name), self.singleton))
             if action == "run":
                 return self._run(args, kwargs)
             if action == "duplicate":  # another job did this already, under the same key

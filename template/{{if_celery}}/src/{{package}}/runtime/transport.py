@@ -44,7 +44,7 @@ class QoS(redis.QoS):
             super().append(message, delivery_tag)
 
     def restore_unacked(self, client: Any = None) -> None:
-        """What does not run is due again at once. (Kombu sends running jobs too, and fails if the connection is gone.)"""
+        """What does not run is due again at once. (Kombu sends running jobs too, and fails when disconnected.)"""
         delivered: Any = self._delivered
         running = {request.message.delivery_tag for request in state.active_requests}
         if overdue := {tag: 0 for tag in delivered if tag not in running}:
