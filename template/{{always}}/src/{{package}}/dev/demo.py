@@ -67,7 +67,7 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
             ready = asyncio.create_task(_until_jobs_flow(stage))
             await asyncio.wait([ready, crash], return_when=asyncio.FIRST_COMPLETED)
         if not ready.done():
-            print(*log, f"error: {crash.result().name} ended by itself; above the last lines of the log", sep="\n")
+            print(*log, f"error: {crash.result().epitaph}; above the last lines of the log", sep="\n")
             return 1
         await ready
         with console.status("Playing the scenarios …"):

@@ -28,6 +28,11 @@ class Child:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     stopping: bool = False
 
+    @property
+    def epitaph(self) -> str:
+        """Who ended how, for the log."""
+        return f"{self.name} ended by itself with exit code {self.process.returncode}"
+
     def kill(self) -> None:
         """SIGKILL to it and all that it started."""
         with suppress(ProcessLookupError):

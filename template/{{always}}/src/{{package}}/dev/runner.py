@@ -70,7 +70,7 @@ async def _dev(config: Settings) -> int:
         await processes.stop(*service)  # the broker and the gateway stay until the workers have drained
     if crash is None:
         return 0
-    print(f"\n{crash.name} ended by itself with exit code {crash.process.returncode}; its last lines:", file=sys.stderr)
+    print(f"\n{crash.epitaph}; its last lines:", file=sys.stderr)
     print(*crash.tail, sep="\n", file=sys.stderr)
     return 1
 
