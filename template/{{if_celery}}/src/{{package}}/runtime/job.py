@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, create_model
 from ..settings import settings
 from .retry import NO_RETRY, RetryPolicy
 from .routing import known_queue
-from .submission import DEFAULT_PRIORITY, P, R
+from .submission import P, R
 from .task import JobTask
 
 DEFAULT_RETRY = RetryPolicy()
@@ -26,7 +26,7 @@ class JobDeclarationError(TypeError):
 def job(
     *,
     queue: str | None = None,
-    priority: int = DEFAULT_PRIORITY,
+    priority: int = 5,
     retry: RetryPolicy | None = DEFAULT_RETRY,
     idempotency_key: Callable[P, str] | None = None,
     no_key_because: str | None = None,
@@ -70,7 +70,6 @@ def job(
             job_queue=known_queue(queue) if queue else None,
             job_priority=priority,
             retry_policy=retry or NO_RETRY,
-            max_retries=None,
             key_of=staticmethod(idempotency_key) if idempotency_key else None,
             soft_time_limit=soft,
             time_limit=hard,

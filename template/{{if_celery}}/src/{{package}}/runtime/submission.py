@@ -20,14 +20,13 @@ from celery.result import AsyncResult
 from pydantic import BaseModel
 from pydantic_core import to_json, to_jsonable_python
 
-from ..contract import IdempotencyConflict
+from ..contract import IdempotencyConflict, Submission
 from .connection import UNAVAILABLE, patiently
 from .record import envelope, records
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-DEFAULT_PRIORITY = 5
 log = structlog.get_logger(__name__)
 
 
@@ -36,14 +35,15 @@ class SubmittableTask(Task, Generic[P, R]):
 
     abstract = True
     job_queue: str | None = None
-    job_priority: int = DEFAULT_PRIORITY
+    job_priority: int = 5
     key_of: Callable[..., str] | None = None
     arguments: type[BaseModel] | None = None  # the parameters as a model; None if they cannot be one (*args)
     payload_parameter: str | None = None  # the only parameter, when that is a model itself
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Submission:
         """Queue the job, type-checked like a call; `apply_async` takes options (countdown, queue, priority 0–9 …)."""
-        return self.apply_async(args, kwargs)
+        result, created = self.send(args, kwargs)
+        return Submission(id=str(result.id), created=created)
 
     def apply_async(self, args: Any = None, kwargs: Any = None, task_id: Any = None, *rest: Any, **options: Any) -> Any:
         """As in Celery, and `idempotency_key`: the same key answers with the first job.
