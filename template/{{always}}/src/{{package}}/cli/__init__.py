@@ -59,13 +59,15 @@ if (found := find_spec("..api", __package__)) and found.origin:
         port: Annotated[int | None, typer.Option(help="API_PORT unless given.", min=0, max=65535)] = None,
     ) -> None:
         """Serve the HTTP API."""
+        _check_settings()
         import_module("..api.server", __package__).serve(host, port)
 
 
 @app.command()
 def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None) -> None:
     """Run jobs; on SIGTERM finish or hand back what runs."""
-    from ..runtime.worker import run_worker
+    _check_settings()
+    from ..ops.worker import run_worker
 
     run_worker(queue or None)
 
@@ -73,6 +75,7 @@ def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue
 @app.command()
 def scheduler() -> None:
     """Submit recurring jobs when they are due."""
+    _check_settings()
     from ..ops.schedules import run_scheduler
 
     run_scheduler()
@@ -93,6 +96,13 @@ def main() -> None:
         text, exit_code = explained
         print(f"error: {text}", file=sys.stderr)
         sys.exit(exit_code)
+
+
+def _check_settings() -> None:
+    """Refuse wrong settings at once, before the job stack has loaded."""
+    from ..settings import settings
+
+    settings()
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:

@@ -115,7 +115,7 @@ def health(
 ) -> None:
     """Say whether jobs flow, or whether one worker lives."""
     if worker:
-        from ..runtime.health import worker_alive
+        from ..health import worker_alive
 
         alive = worker_alive(worker)
         print(
