@@ -5,7 +5,6 @@ make a queue out of every typo.
 """
 
 import math
-import pkgutil
 import ssl
 from importlib import import_module
 from logging import getLogger
@@ -14,12 +13,11 @@ from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 from kombu import Queue
 
-from . import jobs
 from .logs import configure
 from .queues import DEFAULT_QUEUE, QUEUES
 from .runtime import transport
 from .runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT
-from .runtime.routing import Router
+from .runtime.routing import Router, job_modules
 from .settings import settings
 
 transport.install()
@@ -32,7 +30,7 @@ TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if URL.startswith("rediss") else None
 app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask")
 app.conf.update(
     broker_url=URL or None,
-    result_backend=f"{RUNTIME}.backend:{BACKEND}+{URL}" if URL else None,
+    result_backend=f"{RUNTIME}.results:{BACKEND}+{URL}" if URL else None,
     broker_use_ssl=TLS,
     redis_backend_use_ssl=TLS,
     # JSON only, in both directions
@@ -48,7 +46,7 @@ app.conf.update(
     task_soft_time_limit=settings().soft_limit,
     task_time_limit=settings().hard_limit,
     worker_max_tasks_per_child=settings().worker_max_tasks_per_child,
-    include=[module.name for module in pkgutil.walk_packages(jobs.__path__, f"{jobs.__name__}.")],
+    include=job_modules(),
     # queues
     task_routes=Router(),
     task_queues=[Queue(queue.name, routing_key=queue.name) for queue in QUEUES],

@@ -37,7 +37,7 @@ from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
 from ..settings import settings
-from . import backlog, dead_letters, metrics, schedules
+from . import dead_letters, metrics, schedules
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -168,7 +168,7 @@ class CeleryEngine:
 
     @in_thread
     def queues(self) -> list[QueueStatus]:
-        return backlog.queues()
+        return metrics.queues()
 
     @in_thread
     def dead_letters(
@@ -200,10 +200,10 @@ class CeleryEngine:
 
     @in_thread
     def _health(self) -> Health:
-        workers = backlog.workers()
+        workers = metrics.workers()
         reasons = []
         limits = {queue.name: queue for queue in QUEUES}
-        for queue in backlog.queues(workers):
+        for queue in metrics.queues(workers):
             limit = limits[queue.name]
             if not queue.workers:
                 reasons.append(f"queue {queue.name} has no live worker")
@@ -226,7 +226,7 @@ class CeleryEngine:
 
     @in_thread
     def metrics(self) -> bytes:
-        return metrics.exposition(backlog.queues(), schedules.statuses(), schedules.longest_gaps())
+        return metrics.exposition(metrics.queues(), schedules.statuses(), schedules.longest_gaps())
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:

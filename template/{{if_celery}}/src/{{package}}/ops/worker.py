@@ -55,7 +55,7 @@ class LoopTicks(bootsteps.StartStopStep):
     """
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
-    last = math.inf
+    ticked_at = math.inf
 
     def start(self, parent: Any) -> None:
         self.tick()
@@ -63,11 +63,11 @@ class LoopTicks(bootsteps.StartStopStep):
 
     def stop(self, parent: Any) -> None:
         self.timer.cancel()
-        LoopTicks.last = math.inf
+        LoopTicks.ticked_at = math.inf
 
     @staticmethod
     def tick() -> None:
-        LoopTicks.last = time.monotonic()
+        LoopTicks.ticked_at = time.monotonic()
 
 
 cast("dict[str, set[type]]", app.steps)["consumer"].add(LoopTicks)
@@ -87,7 +87,7 @@ def _keep_leases(sender: Any, **_: Any) -> None:
         client.hset("workers", name, json.dumps(entry))
 
     def sign_of_life() -> None:
-        if time.monotonic() - LoopTicks.last < health.ALIVE / 2:
+        if time.monotonic() - LoopTicks.ticked_at < health.ALIVE / 2:
             health.beat(name)
 
     def ready() -> bool:

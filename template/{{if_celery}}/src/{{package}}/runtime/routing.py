@@ -8,12 +8,24 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib import import_module
+from pkgutil import walk_packages
 from typing import Any
 
+from .. import jobs
 from ..contract import UnknownQueue
 from ..queues import DEFAULT_QUEUE, QUEUES
 
 NAMES = tuple(queue.name for queue in QUEUES)
+
+
+def job_modules() -> list[str]:
+    """The names of all modules in jobs/."""
+    return [module.name for module in walk_packages(jobs.__path__, f"{jobs.__name__}.")]
+
+
+def declared(name: str) -> list[Any]:
+    """What the modules of jobs/ list under this name."""
+    return [entry for module in job_modules() for entry in getattr(import_module(module), name, ())]
 
 
 def known_queue(name: str) -> str:
@@ -37,12 +49,13 @@ class Rule:
 
 
 class Router:
-    """An explicit queue, else the first rule of jobs/routes.py that fits, else the job's own, else the default."""
+    """An explicit queue, else the first rule that fits (`RULES` in a module of jobs/), else the job's own, else the
+    default."""
 
     @cached_property
     def rules(self) -> Sequence[Rule]:
         """Read when first needed: jobs import the runtime, not the other way round."""
-        return import_module("...jobs.routes", __name__).RULES
+        return declared("RULES")
 
     def __call__(
         self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any

@@ -1,13 +1,13 @@
-"""Recurring jobs, declared in jobs/schedules.py: when, what, and whether it still happens."""
+"""Recurring jobs, declared as `SCHEDULES` in a module of jobs/: when and what."""
 
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from importlib import import_module
 from typing import Any
 
 from celery.schedules import crontab, schedule
 
+from . import routing
 from .connection import redis
 from .task import JobTask
 
@@ -41,11 +41,11 @@ class Schedule:
 
 
 def declared() -> list[Schedule]:
-    """What jobs/schedules.py lists; raises ValueError if a name stands twice."""
-    schedules: list[Schedule] = import_module("...jobs.schedules", __name__).SCHEDULES
+    """The `SCHEDULES` of all modules in jobs/; raises ValueError if a name stands twice."""
+    schedules: list[Schedule] = routing.declared("SCHEDULES")
     names = [schedule.name for schedule in schedules]
     if len(names) != len(set(names)):
-        raise ValueError(f"jobs/schedules.py: each name may stand once, found {sorted(names)}")
+        raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
     return schedules
 
 
