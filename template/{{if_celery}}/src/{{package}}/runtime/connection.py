@@ -50,10 +50,7 @@ def redis() -> Redis:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call until Redis answers, with pauses of up to a second: for what must not be lost once a job has begun.
-
-    The job's time limits bound the wait.
-    """
+    """Call until Redis answers, pausing up to a second: for what a begun job must not lose (its time limits bound this)."""
     pause = 0.05
     while True:
         try:

@@ -1,8 +1,7 @@
 """Keep small results in Redis and large ones elsewhere; and let every end of a job pass one place, the result backend.
 
-Redis is memory, shared by all queues: over 64 KiB it holds a reference (claim check). A pool process stores results and
-failures, the main process time-outs, lost workers and revocations: each is one step of record.lua, so that result, state,
-dead letter, idempotency key and counters change together.
+Redis is memory, shared by all queues: over 64 KiB it holds a reference (claim check). Pool processes store results and
+failures, the main process time-outs, lost workers and revocations: each is one step of record.lua.
 """
 
 import json

@@ -49,8 +49,7 @@ class Rule:
 
 
 class Router:
-    """An explicit queue, else the first rule that fits (`RULES` in a module of jobs/), else the job's own, else the
-    default."""
+    """An explicit queue, else the first fitting one of the `RULES` in jobs/, else the job's own, else the default."""
 
     @cached_property
     def rules(self) -> Sequence[Rule]:

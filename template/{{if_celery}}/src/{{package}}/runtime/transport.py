@@ -128,10 +128,7 @@ class SentinelTransport(redis.SentinelTransport):
 
 
 def install() -> None:
-    """Let redis://, rediss:// and sentinel:// URLs use these transports in this process.
-
-    By alias, since kombu looks a URL's scheme up again whenever it fails over to another address.
-    """
+    """Let Redis URLs use these transports: by alias, since kombu looks the scheme up again at each failover."""
     kombu.transport.TRANSPORT_ALIASES.update(
         redis=f"{__name__}:Transport", rediss=f"{__name__}:Transport", sentinel=f"{__name__}:SentinelTransport"
     )
