@@ -50,7 +50,7 @@ def redis() -> Redis:
 
 
 def patiently(call: Callable[[], T]) -> T:
-    """Call until Redis answers, pausing up to a second: for what a begun job must not lose (its time limits bound this)."""
+    """Call until Redis answers, pausing up to a second: for what a begun job must not lose (its time limit ends it)."""
     pause = 0.05
     while True:
         try:
