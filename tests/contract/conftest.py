@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from .outage import Outage, outage
 from .service import Installed, Service
 
 
@@ -41,6 +42,12 @@ def service(session_service: Service) -> Service:
     """The shared one, with one worker on all queues. A test that stops a part of it starts its own."""
     session_service.wait_for_workers(1)
     return session_service
+
+
+@pytest.fixture(scope="session", name="outage")
+def session_outage(installed: Installed) -> Iterator[Outage]:
+    with outage(installed) as started:
+        yield started
 
 
 @pytest.hookimpl(tryfirst=True)

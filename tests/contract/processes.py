@@ -5,8 +5,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +21,15 @@ def until(condition: Callable[[], T | None], within: float, say: str | Callable[
             raise AssertionError(f"not within {within:g} s: {say() if callable(say) else say or condition}")
         time.sleep(0.05)
     return value
+
+
+@contextmanager
+def within(seconds: float) -> Generator[None, None, None]:
+    """Fails if the block takes longer by the clock."""
+    started = time.monotonic()
+    yield
+    taken = time.monotonic() - started
+    assert taken <= seconds, f"took {taken:.1f} s, not {seconds:g} s"
 
 
 def free_ports(count: int) -> Iterator[int]:

@@ -96,7 +96,7 @@ def test_a_message_that_no_client_sends_becomes_a_dead_letter(service: Service, 
     else:
         assert not whole["replayable"]
         assert not (service.folder / "unpickled").exists()
-        assert service.http.post(f"/api/v1/dead-letters/{letter['id']}/replay").status_code in (409, 422)
+        assert service.http.post(f"/api/v1/dead-letters/{letter['id']}/replay").status_code == 409
     service.wait(service.submit("noop"))
     until(lambda: service.queue("default")["depth"] == 0, 5)
     assert service.http.delete(f"/api/v1/dead-letters/{letter['id']}").status_code == 204

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from .outage import Outage
 from .processes import until
 from .service import Installed, Service
 
@@ -26,7 +27,8 @@ class Meanwhile:
 
 
 @pytest.fixture(scope="module")
-def meanwhile(installed: Installed) -> Iterator[Meanwhile]:
+def meanwhile(installed: Installed, outage: Outage) -> Iterator[Meanwhile]:
+    """And the outage, which test_health_and_metrics looks at."""
     with installed.running(workers=0) as service:
         doomed = service.start_worker("bulk")
         for _ in range(2):

@@ -21,7 +21,6 @@ from ..runtime import (  # ty: ignore[import-not-found]
     progress,
 )
 from ..settings import settings  # ty: ignore[import-not-found]
-from .schedules import SCHEDULES  # ty: ignore[import-not-found]
 
 TWICE = RetryPolicy(attempts=2, base=0.1, cap=0.2)
 SEVERAL = RetryPolicy(attempts=4, base=0.2, cap=1.0)
@@ -195,7 +194,7 @@ def tick() -> None:
     tell("tick")
 
 
-SCHEDULES.append(Schedule("tick", tick, timedelta(seconds=2)))
+SCHEDULES = [Schedule("tick", tick, timedelta(seconds=2))]
 
 
 def effects(label: str) -> list[dict[str, object]]:
