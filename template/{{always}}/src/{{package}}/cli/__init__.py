@@ -60,7 +60,7 @@ if (found := find_spec("..api", __package__)) and found.origin:
     ) -> None:
         """Serve the HTTP API."""
         _check_settings()
-        import_module("..api.server", __package__).serve(host, port)
+        import_module("..api", __package__).serve(host, port)
 
 
 @app.command()

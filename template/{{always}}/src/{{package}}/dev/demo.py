@@ -120,9 +120,8 @@ async def _settled(stage: Stage) -> list[QueueStatus]:
 
 def _make_a_schedule_due() -> None:
     """Its interval is longer than the demo: pretend that it was declared a minute ago."""
-    from ..ops.schedules import longest_gaps
+    from ..ops.schedules import STATE, declared, longest_gaps
     from ..runtime.connection import redis
-    from ..runtime.schedules import STATE, declared
 
     for schedule in declared():
         if schedule.job.name == "sync_inventory":

@@ -6,12 +6,14 @@ Handlers know only the `Engine` contract; they submit, look and answer, so that 
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+import uvicorn
 from fastapi import FastAPI
 
+from .. import logs
 from ..ops.engine import engine
-from ..settings import settings
+from ..settings import NotConfigured, settings
 from . import jobs, operations, problems
-from .access import Access
+from .access import Access, is_loopback
 
 
 @asynccontextmanager
@@ -36,3 +38,24 @@ def create_app() -> FastAPI:
 
 
 app = create_app()
+
+
+def serve(host: str | None, port: int | None) -> None:
+    """Serve until SIGTERM or Ctrl-C. Raises NotConfigured for an address beyond this machine without API_TOKENS."""
+    config = settings()
+    host = host or config.api_host
+    if not config.api_tokens and not is_loopback(host):
+        raise NotConfigured(
+            f"API_TOKENS is not set, so the API does not listen on {host}. "
+            "Set API_TOKENS to one or more secrets, or listen on 127.0.0.1."
+        )
+    engine()  # raises NotConfigured before anything listens
+    logs.configure()
+    uvicorn.run(
+        app,
+        host=host,
+        port=config.api_port if port is None else port,
+        log_config=None,
+        server_header=False,
+        timeout_graceful_shutdown=round(config.drain),  # a stream of events may not end by itself
+    )

@@ -1,4 +1,4 @@
-"""Who may call: holders of a bearer token, or with no token configured only this machine.
+"""Who may call, and how much they may send: holders of a bearer token, or with no token only this machine.
 
 A job API without a lock is remote execution for whoever finds the port. Even on loopback a web page that a developer
 visits could submit jobs through the browser, hence the look at `Host` and `Origin`.
@@ -7,12 +7,18 @@ visits could submit jobs through the browser, hence the look at `Host` and `Orig
 import hmac
 from collections.abc import Sequence
 from ipaddress import ip_address
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
+from fastapi import Depends, HTTPException, Request
+from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..contract import Engine
+from ..ops.engine import engine
+from ..settings import settings
 from .problems import problem
 
 OPEN = frozenset({"/health/live", "/health/ready"})
@@ -67,3 +73,40 @@ def _on_loopback(url: str) -> bool:
         return is_loopback(urlsplit(url).hostname)
     except ValueError:
         return False
+
+
+async def current_engine() -> Engine:
+    """The process's engine; `async` so that FastAPI does not spend a thread on it."""
+    return engine()
+
+
+async def json_body(request: Request) -> Any:
+    """The request's JSON document; an empty body is `{}`. Answers 413 above MAX_BODY bytes, 400 if it is not JSON."""
+    limit = settings().max_body
+    too_large = HTTPException(
+        413, f"The body exceeds {limit} bytes (MAX_BODY). Store large input and pass a reference."
+    )
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise too_large  # before the client has sent it all
+    body = bytearray()
+    async for chunk in request.stream():  # a chunked body declares no length
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    try:
+        return from_json(bytes(body), allow_inf_nan=False) if body else {}
+    except ValueError as error:
+        raise HTTPException(400, f"The body is not JSON: {error}.") from None
+
+
+CurrentEngine = Annotated[Engine, Depends(current_engine)]
+JsonBody = Annotated[Any, Depends(json_body)]
+
+JSON_BODY = {
+    "requestBody": {
+        "description": "The job's input; `GET /api/v1/jobs` shows the schema for each job.",
+        "content": {"application/json": {"schema": {}}},
+    }
+}
+"""For OpenAPI, which cannot see a body that a dependency reads."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from ..contract import JobStatus, JobType, Progress, State, Submission, UnknownJob
 from ..patience import follow, promptly
-from .inputs import JSON_BODY, CurrentEngine, JsonBody
+from .access import JSON_BODY, CurrentEngine, JsonBody
 from .problems import documented
 
 PREFIX = "/api/v1"

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from ..contract import BrokerUnavailable, DeadLetter, Health, QueueStatus, ScheduleStatus, Submission
 from ..patience import promptly
-from .inputs import CurrentEngine
+from .access import CurrentEngine
 from .jobs import GUARDED, PREFIX, location
 from .problems import documented
 

@@ -31,13 +31,14 @@ from ..contract import (
     UnknownJob,
 )
 from ..queues import QUEUES
+from ..runtime import dead_letters
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.record import job_key, records, result_key
 from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
 from ..settings import settings
-from . import dead_letters, metrics, schedules
+from . import metrics, schedules
 
 P = ParamSpec("P")
 T = TypeVar("T")

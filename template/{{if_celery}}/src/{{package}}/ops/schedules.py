@@ -17,12 +17,14 @@ from celery.beat import Scheduler
 from .. import health
 from ..celery import app
 from ..contract import ScheduleStatus
+from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, redis
+from ..runtime.job import Schedule
 from ..runtime.results import large_results
-from ..runtime.schedules import STATE, Schedule, declared, state
 from ..settings import settings
 
 log = structlog.get_logger(__name__)
+STATE = "schedules"  # hash: name → {"last_run_at", "runs"}
 SWEEP = 3600.0  # seconds between removals of expired large results
 GRACE = 60.0  # seconds a firing may be late before the schedule counts as silent
 
@@ -108,3 +110,17 @@ def longest_gaps() -> dict[str, float]:
             moments.append(schedule.due_after(moments[-1]))
         gaps[schedule.name] = max(moments[index + 1] - moments[index] for index in range(12))
     return gaps
+
+
+def declared() -> list[Schedule]:
+    """The `SCHEDULES` of all modules in jobs/; raises ValueError if a name stands twice."""
+    schedules: list[Schedule] = routing.declared("SCHEDULES")
+    names = [schedule.name for schedule in schedules]
+    if len(names) != len(set(names)):
+        raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
+    return schedules
+
+
+def state() -> dict[str, dict[str, Any]]:
+    """When each schedule last fired, and how often."""
+    return {str(name): json.loads(text) for name, text in redis().hgetall(STATE).items()}

@@ -6,12 +6,11 @@ chain, chord and group are Celery's own. `.get()` in a job deadlocks a busy pool
 
 from celery import chain, chord, group
 
-from .job import JobDeclarationError, job
+from .job import JobDeclarationError, Schedule, crontab, job
 from .progress import JobCancelled, JobContext, current_job, progress
 from .results import Outcome
 from .retry import PermanentError, RetryPolicy, Snooze, TransientError
 from .routing import Rule
-from .schedules import Schedule, crontab
 from .waiting import AdaptivePoll, TokenBucket, lock
 
 __all__ = [

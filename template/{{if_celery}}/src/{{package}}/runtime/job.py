@@ -1,4 +1,5 @@
-"""`@job`: an ordinary Celery task whose queue, retries and idempotency are said, and checked, where it is written.
+"""`@job` and `Schedule`: ordinary Celery tasks whose queue, retries and idempotency are said, and checked, where they
+are written, and when they run.
 
 A job that retries without an idempotency key charges twice some day; that is refused at import, not found in
 production.
@@ -6,8 +7,11 @@ production.
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from celery.schedules import crontab, schedule
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ..settings import settings
@@ -96,3 +100,29 @@ def _arguments(job: str, function: Callable[..., Any]) -> tuple[type[BaseModel],
     single = next(iter(fields)) if len(fields) == 1 else None
     kind = fields[single][0] if single else None
     return model, single if inspect.isclass(kind) and issubclass(kind, BaseModel) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Run `job` at each time of `when`: a `celery.schedules.crontab` (UTC) or a timedelta.
+
+    With `key`, the job is submitted only if none with this key is alive: for jobs that go on by themselves (polling).
+    """
+
+    name: str
+    job: JobTask[Any, Any]
+    when: crontab | timedelta
+    payload: dict[str, Any] | None = None
+    key: str | None = None
+
+    @property
+    def times(self) -> schedule | crontab:
+        return schedule(self.when) if isinstance(self.when, timedelta) else self.when
+
+    def due_after(self, moment: float) -> float:
+        """The first firing after this time."""
+        then = datetime.fromtimestamp(moment, UTC)
+        start, delta, _ = (
+            (then, self.when, None) if isinstance(self.when, timedelta) else self.when.remaining_delta(then)
+        )
+        return (start + delta).timestamp()

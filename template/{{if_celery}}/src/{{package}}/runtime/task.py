@@ -9,6 +9,7 @@ import random
 import time
 import uuid
 from functools import partial
+from importlib.util import resolve_name
 from typing import Any, NoReturn
 
 import structlog
@@ -29,7 +30,7 @@ class JobTask(SubmittableTask[P, R]):
     """A Celery task with the service's patterns; `@job` sets the options, `app.task` works as well."""
 
     abstract = True
-    Request = f"{__package__}.lease:JobRequest"
+    Request = resolve_name("..ops.worker", __package__) + ":JobRequest"  # the worker's main process has it
 
     retry_policy: RetryPolicy = NO_RETRY
     singleton: str | None = None
