@@ -33,7 +33,10 @@ redis.call('EXPIRE', KEYS[2], 60)"""
 
 
 class QoS(redis.QoS):
-    """Knows which deliveries TAKE has already written down."""
+    """Knows which deliveries TAKE has already written down, and settles them through a connection of its own.
+
+    A job may outlive the connection that its message came by; kombu's QoS then fails, and ends the worker.
+    """
 
     taken: str | None = None
 
@@ -43,8 +46,22 @@ class QoS(redis.QoS):
         else:
             super().append(message, delivery_tag)
 
+    def ack(self, delivery_tag: str) -> None:
+        with redis_client().pipeline() as pipe:
+            pipe.zrem(self.unacked_index_key, delivery_tag)
+            pipe.hdel(self.unacked_key, delivery_tag)
+            pipe.execute()
+        super(redis.QoS, self).ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """With `requeue`, overdue: some worker takes it within a second."""
+        if not requeue:
+            return self.ack(delivery_tag)
+        redis_client().zadd(self.unacked_index_key, {delivery_tag: 0}, xx=True)
+        return super(redis.QoS, self).ack(delivery_tag)
+
     def restore_unacked(self, client: Any = None) -> None:
-        """What does not run is due again at once. (Kombu sends running jobs too, and fails when disconnected.)"""
+        """When a channel closes, what does not run is due again at once; what runs is settled when it ends."""
         delivered: Any = self._delivered
         running = {request.message.delivery_tag for request in state.active_requests}
         if overdue := {tag: 0 for tag in delivered if tag not in running}:
