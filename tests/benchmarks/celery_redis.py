@@ -1,9 +1,10 @@
-"""Ratios of a rendered service to a hand-written Celery app with the same durability, in one run on one Redis or Valkey.
+"""Ratios of a rendered service to a hand-written Celery app with the same durability, in one run on one Valkey.
 
     uv run --project DIR python tests/benchmarks/celery_redis.py [--jobs 3000] [--rounds 3] [--samples 300]
 
-DIR is a rendered service (`sh scripts/try.sh DIR`). Both sides: late acknowledgement, reject on lost, time limits, prefetch 1, two
-processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figures depend on the machine; quote the ratios.
+DIR is a rendered service (`sh scripts/try.sh DIR`). Both sides: late acknowledgement, reject on lost, time limits,
+prefetch 1, two processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figures depend on the
+machine; quote the ratios.
 """
 
 import argparse
@@ -19,28 +20,28 @@ import tempfile
 import time
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-import redis
-
-BARE = '''
+BARE = """
 import os, time
 from celery import Celery
 app = Celery("bare", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
-app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, task_time_limit=600, task_soft_time_limit=540,
-                worker_prefetch_multiplier=1, accept_content=["json"], result_expires=86400, task_default_queue="default")
+app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, task_time_limit=600,
+                task_soft_time_limit=540, worker_prefetch_multiplier=1, accept_content=["json"],
+                result_expires=86400, task_default_queue="default")
 @app.task
 def noop(): return None
 @app.task
 def stamp(sent): return time.time() - sent
-'''
-PROBES = '''
+"""
+PROBES = """
 import time
 from ..runtime import job
 @job(retry=None)
 def noop() -> None: ...
 @job(retry=None)
 def stamp(sent: float) -> float: return time.time() - sent
-'''
+"""
 FLAGS = ["worker", "-Q", "default", "-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
 
 
@@ -54,7 +55,7 @@ class Side:
     def __init__(self, name: str, app_path: str, module: str, folder: Path, url: str) -> None:
         self.name, self.app_path, self.folder = name, app_path, folder
         self.env = {**os.environ, "REDIS_URL": url, "PYTHONPATH": str(folder)}
-        self.client = redis.Redis.from_url(url)
+        self.client: Any = import_module("redis").Redis.from_url(url)  # the service has it
         self.module = import_module(module)
 
     def worker(self) -> subprocess.Popen[bytes]:
@@ -62,7 +63,11 @@ class Side:
         return subprocess.Popen(command, env=self.env, cwd=self.folder, start_new_session=True)
 
     def left(self) -> int:
-        lists = ["default", *(f"default:{step}" for step in range(1, 10)), *(f"default\x06\x16{step}" for step in (3, 6, 9))]
+        lists = [
+            "default",
+            *(f"default:{step}" for step in range(1, 10)),
+            *(f"default\x06\x16{step}" for step in (3, 6, 9)),
+        ]
         with self.client.pipeline() as pipe:
             for name in lists:
                 pipe.llen(name)
@@ -155,7 +160,11 @@ def main() -> None:
                 rates = {side.name: side.throughput(options.jobs) for side in sides}
                 (rate, cpu), (bare_rate, bare_cpu) = rates["service"], rates["hand-written"]
                 ratios.append((rate / bare_rate, cpu / bare_cpu))
-                print(f"service / hand-written: {rate:.0f} / {bare_rate:.0f} jobs/s, CPU {cpu:.2f} / {bare_cpu:.2f} ms a job", flush=True)
+                print(
+                    f"service / hand-written: {rate:.0f} / {bare_rate:.0f} jobs/s, "
+                    f"worker CPU {cpu:.2f} / {bare_cpu:.2f} ms a job",
+                    flush=True,
+                )
             speed, cost = (statistics.median(column) for column in zip(*ratios, strict=True))
             print(f"median of {len(ratios)}: throughput x {speed:.2f}, worker CPU per job x {cost:.2f}")
             for side in (ours, bare):

@@ -49,7 +49,8 @@ async def _dev(config: Settings) -> int:
     env = {"LOG_FORMAT": "console"} if config.log_format == "auto" else {}
     own_gateway = "payment_gateway_url" not in config.model_fields_set
     valkey_port, gateway_port = _preferred(VALKEY_PORT), _preferred(GATEWAY_PORT)
-    api_port = _preferred(config.api_port) if hasattr(config, "api_port") else None
+    wanted: int | None = getattr(config, "api_port", None)  # not there without an API
+    api_port = None if wanted is None else _preferred(wanted)
     if config.redis_url is None:
         env["REDIS_URL"] = f"redis://127.0.0.1:{valkey_port}/0"
     if own_gateway:
