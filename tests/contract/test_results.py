@@ -1,6 +1,7 @@
 """Small results are answered at once, large ones are kept by reference and streamed, and both end with the job."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,14 @@ def test_a_job_without_a_result_answers_null(service: Service) -> None:
     job = service.submit("noop")
     service.wait(job)
     assert service.result(job) is None
+
+
+def test_a_large_result_stays_out_of_the_broker(service: Service) -> None:
+    before = bytes_in(service.folder / "var"), bytes_in(service.folder / "broker")
+    service.wait(service.submit("big", {"size": 3_000_000}))
+    kept_outside, kept_in_broker = bytes_in(service.folder / "var"), bytes_in(service.folder / "broker")
+    assert kept_outside - before[0] >= 3_000_000
+    assert kept_in_broker - before[1] < 1_000_000, "its append-only file holds a reference"
 
 
 @pytest.mark.parametrize("size", [65_534, 65_535, 5_000_000], ids=["largest inline", "smallest by reference", "5 MB"])
@@ -55,4 +64,9 @@ def test_a_result_expires_with_its_time(installed: Installed) -> None:
             service.wait(job)
             assert service.http.get(f"/api/v1/jobs/{job}/result").status_code == 200
         for job in jobs:
-            until(lambda job=job: service.http.get(f"/api/v1/jobs/{job}/result").status_code in (404, 410), 10)
+            until(lambda job=job: service.http.get(f"/api/v1/jobs/{job}/result").status_code == 410, 10)
+
+
+def bytes_in(folder: Path) -> int:
+    """The size of all files below."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
