@@ -149,7 +149,7 @@ def _asked_to_stop(stop: asyncio.Event, processes: Processes) -> None:
 
 
 @contextmanager
-def _only_one_here() -> Generator[None, None, None]:
+def _only_one_here() -> Generator[None]:
     """Two servers on one append-only file would destroy it."""
     import fcntl
 

@@ -17,6 +17,7 @@ from celery.beat import Scheduler
 from .. import health
 from ..celery import app
 from ..contract import ScheduleStatus
+from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.job import Schedule
@@ -91,7 +92,7 @@ def statuses() -> list[ScheduleStatus]:
                 name=schedule.name,
                 job=str(schedule.job.name),
                 when=str(schedule.times).strip("<>"),
-                queue=schedule.job.job_queue or "",
+                queue=schedule.job.job_queue or DEFAULT_QUEUE,
                 last_run_at=seen.get("last_run_at"),
                 next_run_at=due,
                 runs=seen.get("runs", 0),
