@@ -147,7 +147,7 @@ def replay(job_id: str, new_id: str) -> Submission:
     chosen = records().replay(job_id, new_id)
     sent = chosen != new_id and bool(redis().exists(job_key(chosen)))
     if not sent:
-        task.send(
+        result, _ = task.send(
             letter["args"],
             letter["kwargs"],
             chosen,
@@ -157,6 +157,10 @@ def replay(job_id: str, new_id: str) -> Submission:
             priority=letter.get("priority"),
             **{name: value for name, value in (letter.get("workflow") or {}).items() if value},
         )
+        if result.id != chosen:
+            raise ContractError(
+                f"dead letter {job_id}: its key is in use by job {result.id}; replay when that has ended"
+            )
     _remove(job_id, letter["queue"])
     return Submission(id=chosen, created=not sent)
 

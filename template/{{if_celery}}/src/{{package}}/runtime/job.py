@@ -52,6 +52,8 @@ def job(
         from ..celery import app  # here, since the app's configuration needs the runtime
 
         name = getattr(function, "__name__", "")
+        if name in app.tasks:
+            raise JobDeclarationError(f"job {name} is declared twice; the other one is in {app.tasks[name].__module__}")
         if retry and not idempotency_key and not no_key_because:
             raise JobDeclarationError(
                 f"job {name} retries but has no idempotency key: give idempotency_key=lambda …: …, "

@@ -93,14 +93,14 @@ class Records:
         holder, held, stage = self._step("reserve", job_id, *args)
         return holder, held, stage == "sent"
 
-    def confirm(self, job_id: str, name: str, key: str, queue: str) -> None:
-        """The message was sent: keep what `reserve` wrote."""
+    def confirm(self, job_id: str, name: str, key: str, queue: str, delay: int) -> None:
+        """The message was sent: keep what `reserve` wrote, from when it is due (`delay` in seconds)."""
         with self.client.pipeline(transaction=False) as pipe:
             pipe.hincrby(METRICS, f"enqueued|{name}|{queue}|", 1)
             pipe.hdel(job_key(job_id), "reserved")
-            pipe.expire(job_key(job_id), settings().record_ttl, gt=True)
+            pipe.expire(job_key(job_id), delay + settings().record_ttl, gt=True)
             if key:
-                pipe.expire(claim_key(name, key), settings().idempotency_ttl, gt=True)
+                pipe.expire(claim_key(name, key), delay + settings().idempotency_ttl, gt=True)
             pipe.execute()
 
     def withdraw(self, job_id: str, name: str, key: str) -> None:

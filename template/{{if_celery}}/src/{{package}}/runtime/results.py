@@ -26,9 +26,7 @@ T = TypeVar("T")
 
 
 class Outcome(BaseModel, Generic[T]):
-    """What a fan-in is told of a part declared with `@job(outcome=True)`: its value, or its error and the id of its
-    job.
-    """
+    """What a fan-in hears of a part declared with `@job(outcome=True)`: its value, or its error and its job's id."""
 
     ok: bool
     value: T | None = None

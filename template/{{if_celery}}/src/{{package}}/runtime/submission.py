@@ -54,9 +54,7 @@ class SubmittableTask(Task, Generic[P, R]):
         return self.send(args, kwargs, task_id, **options)[0]
 
     def signature(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Signature:
-        """As in Celery (`.s()` and `.si()` come here); models become JSON, since later steps travel inside earlier
-        ones.
-        """
+        """As in Celery (`.s()` and `.si()` come here); models become JSON: later steps travel inside earlier ones."""
         return super().signature(tuple(to_jsonable_python(args or ())), to_jsonable_python(kwargs), *rest, **options)
 
     def send(
@@ -71,9 +69,7 @@ class SubmittableTask(Task, Generic[P, R]):
         headers: dict[str, Any] | None = None,
         **options: Any,
     ) -> tuple[AsyncResult, bool]:
-        """`apply_async` that also says whether this is a new job. `restart`: the key may be taken from a job that
-        ended.
-        """
+        """`apply_async` that also says whether this is a new job. `restart`: a job that ended gives up its key."""
         if "job" in (headers or {}) or self.app.conf.task_always_eager:  # sent again by the job itself
             return super().apply_async(args, kwargs, task_id, headers=headers, **options), True
         values = self.bind_arguments(args or (), kwargs or {})
@@ -110,7 +106,8 @@ class SubmittableTask(Task, Generic[P, R]):
         except Exception:
             _forgiving(partial(records().withdraw, job_id, str(self.name), claimed))
             raise
-        _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"]))
+        delay = max(0, int(record.get("due_at", 0) - record["submitted_at"]))
+        _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"], delay))
         return result, True
 
     def _record(

@@ -1,5 +1,4 @@
-"""The base class of every task: asks before it runs, retries by policy, waits without spending a try, ends exactly
-once.
+"""The base class of every task: asks before it runs, retries by policy, waits without spending a try, ends once.
 
 An ordinary Celery task runs whatever is delivered, as often as it is delivered. This one asks the job's record first
 (one round trip) and hands its end to the result backend (one more), which is what makes late acknowledgement safe.
@@ -99,9 +98,7 @@ class JobTask(SubmittableTask[P, R]):
         return results.keep(request, encoded)
 
     def _send_again(self, delay: float, *, retries: int = 0, snoozes: int = 0) -> None:
-        """Send this job's message once more, due in `delay` seconds; without more retries or snoozes it is the same
-        one.
-        """
+        """Send this job's message once more, due in `delay` s; with no retry or snooze added it counts as the same."""
         request = self.request
         head = {**envelope(request), "snoozes": envelope(request)["snoozes"] + snoozes}
         message = self.signature_from_request(

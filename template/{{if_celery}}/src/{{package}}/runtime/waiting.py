@@ -60,8 +60,7 @@ class TokenBucket:
 
 @contextmanager
 def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> Generator[None]:
-    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait`
-    seconds.
+    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait` s.
 
     `ttl` in seconds, by default `lock_ttl`, must be above the hard limit, since nobody renews this lock: ValueError
     if not. For "only one of this job at a time" use `@job(singleton=…)`, whose lock the worker renews.
