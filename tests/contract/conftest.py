@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from .installed import Installed
 from .outage import Outage, outage
-from .service import Installed, Service
+from .parts import Parts
+from .service import Service, running
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -33,7 +35,7 @@ def installed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="session")
 def session_service(installed: Installed) -> Iterator[Service]:
-    with installed.running() as service:
+    with running(installed) as service:
         yield service
 
 
@@ -52,14 +54,14 @@ def session_outage(installed: Installed) -> Iterator[Outage]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup() -> None:
-    Service.shown = [service for service in Service.shown if service.open]
+    Parts.shown = [parts for parts in Parts.shown if parts.open]
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.failed:
-        for service in Service.shown:
+        for service in Parts.shown:
             for log in sorted((service.folder / "logs").glob("*.log")):
                 if tail := last_lines(log):
                     report.sections.append((f"{service.name} {log.stem}", tail))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from .installed import Installed
 from .processes import Process, free_ports, until
-from .service import Installed, Service
+from .service import Service, running
 
 LONGER_THAN_A_SIGN_OF_LIFE_COUNTS = 65  # seconds
 
@@ -34,7 +35,7 @@ class Outage:
 def outage(installed: Installed) -> Generator[Outage, None, None]:
     [port] = free_ports(1)
     probe = f"http://127.0.0.1:{port}/health"
-    with installed.running(workers=0) as service, installed.running() as frozen:
+    with running(installed, workers=0) as service, running(installed) as frozen:
         worker = service.start_worker(worker_port=port)
         service.wait_for_workers(1)
         name, frozen_name = (each.health()["workers"][0]["name"] for each in (service, frozen))

@@ -1,225 +1,24 @@
-"""A rendered service as its users meet it: installed, in separate processes, seen by HTTP, commands and gateway.
-
-Nothing here knows the job engine; what differs between stacks is in stacks.py.
-"""
+"""A service as its users meet it: seen by HTTP, commands and the payment gateway; nothing here knows the job engine."""
 
 import json
-import os
 import re
 import resource
-import shutil
 import subprocess
-import sys
-import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from threading import Event, Thread
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
-from copier import run_copy
 
-from .processes import Process, free_ports, listening, until
-from .stacks import STACKS, Stack
+from .installed import Installed
+from .parts import Parts
+from .processes import until
 
-TEMPLATE = Path(__file__).parents[2]
 FINAL = ("succeeded", "failed", "cancelled")
-START_BROKER = """
-import os, sys
-from pathlib import Path
-from {package}.dev.embedded import valkey_command
-command = valkey_command(Path(sys.argv[1]), int(sys.argv[2]))
-os.execv(command[0], command)
-"""
-QUIET = {
-    "PATH": os.environ["PATH"],
-    "HOME": os.environ.get("HOME", "/"),
-    "LANG": "C.UTF-8",
-    "COLUMNS": "200",
-    "NO_COLOR": "1",
-}
 
 
-@dataclass(frozen=True)
-class Installed:
-    """One combination of answers, rendered and installed with the probe jobs among its own."""
-
-    folder: Path
-    stack: Stack
-    package: str
-    slug: str
-
-    @classmethod
-    def render(cls, folder: Path, stack: str, answers: Mapping[str, Any]) -> "Installed":
-        """Render the working tree into `folder`, add the probes, and install it into its own environment."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Copier says that the working tree has uncommitted changes
-            run_copy(
-                str(TEMPLATE),
-                folder,
-                data={"stack": stack, **answers},
-                defaults=True,
-                quiet=True,
-                vcs_ref="HEAD",
-            )
-        [package] = [path.parent.name for path in folder.glob("src/*/contract.py")]
-        installed = cls(folder, STACKS[stack], package, str(answers.get("project_slug", package.replace("_", "-"))))
-        jobs = folder / "src" / package / "jobs"
-        shutil.copy(installed.stack.probes, jobs / "probes.py")
-        uv = os.environ.get("UV") or shutil.which("uv")
-        assert uv, "uv is not on PATH; the tests install the rendered service with it"
-        environment = {**os.environ, "UV_PYTHON": os.environ.get("UV_PYTHON", sys.executable)}
-        environment.pop("VIRTUAL_ENV", None)
-        done = subprocess.run([uv, "sync", "--quiet"], cwd=folder, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"`uv sync` of the rendered service failed:\n{done.stderr}"
-        return installed
-
-    @property
-    def python(self) -> Path:
-        return self.folder / ".venv" / "bin" / "python"
-
-    @property
-    def script(self) -> Path:
-        return self.folder / ".venv" / "bin" / self.slug
-
-    @contextmanager
-    def running(self, workers: int = 1, **settings: Any) -> Generator["Service", None, None]:
-        """A service of its own: broker, gateway, API and workers on all queues; `settings` go to its environment."""
-        service = Service(self, settings)
-        try:
-            service.start_broker()
-            service.start_gateway()
-            service.start_api()
-            for _ in range(workers):
-                service.start_worker()
-            service.wait_for_workers(workers)
-            yield service
-        finally:
-            service.close()
-
-
-class Service:
-    """The processes of one service and the ways to talk to it. Ids are those of jobs; times are seconds."""
-
-    shown: ClassVar[list["Service"]] = []
-    """Those whose logs a failing test shows: the open ones, and what the running test has closed."""
-    _count = 0
-
-    def __init__(self, installed: Installed, settings: Mapping[str, Any] | None = None) -> None:
-        Service._count += 1
-        self.installed = installed
-        self.name = f"service-{Service._count}"
-        self.folder = installed.folder / "var" / "contract" / self.name
-        (self.folder / "logs").mkdir(parents=True)
-        ports = free_ports(3)
-        self.broker_port, self.gateway_port, self.api_port = ports
-        self.environment = {
-            **QUIET,
-            **installed.stack.environment(self.broker_port),
-            "API_PORT": str(self.api_port),
-            "PAYMENT_GATEWAY_URL": f"http://127.0.0.1:{self.gateway_port}",
-            **{name.upper(): str(value) for name, value in (settings or {}).items()},
-        }
-        token = self.environment.get("API_TOKENS", "").partition(",")[0]
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.api_port}",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=10,
-        )
-        self.gateway = httpx.Client(base_url=f"http://127.0.0.1:{self.gateway_port}", timeout=10)
-        self.processes: list[Process] = []
-        self.open = True
-        Service.shown.append(self)
-
-    # Processes
-
-    def start(self, name: str, *command: str | Path, **settings: Any) -> Process:
-        """Any command as one more process, ended with the service."""
-        process = Process(
-            name,
-            command,
-            cwd=self.folder,
-            env={**self.environment, **{key.upper(): str(value) for key, value in settings.items()}},
-            log=self.folder / "logs" / f"{len(self.processes):02}-{name}.log",
-        )
-        self.processes.append(process)
-        return process
-
-    def start_broker(self) -> Process:
-        """The embedded broker on its append-only file: started again, it knows what it knew."""
-        code, data = START_BROKER.format(package=self.installed.package), self.folder / "broker"
-        self.broker = self.start("broker", self.installed.python, "-c", code, data, str(self.broker_port))
-        self._until_listening(self.broker, self.broker_port)
-        return self.broker
-
-    def start_gateway(self) -> Process:
-        module = f"{self.installed.package}.dev.gateway"
-        gateway = self.start("gateway", self.installed.python, "-m", module, "--port", str(self.gateway_port))
-        self._until_listening(gateway, self.gateway_port)
-        return gateway
-
-    def start_api(self, *arguments: str) -> Process:
-        self.api = self.start("api", self.installed.script, "api", *arguments)
-        self._until_listening(self.api, self.api_port)
-        return self.api
-
-    def start_worker(self, *queues: str, **settings: Any) -> Process:
-        """A worker on these queues, or on all; it may need a few seconds until it takes jobs."""
-        options = [part for queue in queues for part in ("--queue", queue)]
-        return self.start("worker", self.installed.script, "worker", *options, **settings)
-
-    @property
-    def workers(self) -> list[Process]:
-        """Those that still run, oldest first."""
-        return [process for process in self.processes if process.name == "worker" and process.returncode is None]
-
-    def start_scheduler(self) -> Process:
-        return self.start("scheduler", self.installed.script, "scheduler")
-
-    @contextmanager
-    def supervised_worker(self) -> Generator[None, None, None]:
-        """A worker that is started again whenever it dies, as a container platform does."""
-        over = Event()
-
-        def supervise() -> None:
-            while not over.is_set():
-                worker = self.start_worker()
-                while worker.returncode is None and not over.wait(0.1):
-                    pass
-
-        thread = Thread(target=supervise)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def wait_for_workers(self, count: int, within: float = 20) -> None:
-        """Until exactly so many workers are known to live."""
-        until(
-            lambda: len(self.health().get("workers", [])) == count, within, lambda: f"{count} workers: {self.health()}"
-        )
-
-    def close(self) -> None:
-        """Nothing of it runs any more; its logs stay until the session ends."""
-        self.http.close()
-        self.gateway.close()
-        for process in reversed(self.processes):
-            process.kill_group()
-        self.open = False
-
-    def _until_listening(self, process: Process, port: int) -> None:
-        until(
-            lambda: listening(port) or process.returncode is not None,
-            20,
-            lambda: f"{process.name} does not listen:\n{process.log.read_text()}",
-        )
-        assert process.returncode is None, f"{process.name} ended at once:\n{process.log.read_text()}"
-
-    # HTTP
+class Service(Parts):
+    """The running parts and the ways to talk to them. Ids are those of jobs; times are seconds."""
 
     def post(self, job: str, payload: object = None, *, key: str | None = None, **query: Any) -> httpx.Response:
         """One submission, whatever comes of it; `query` is delay, queue or priority."""
@@ -263,6 +62,12 @@ class Service:
 
     def dead_letters(self, **filters: Any) -> list[dict[str, Any]]:
         return self.get("/dead-letters", **filters)
+
+    def wait_for_workers(self, count: int, within: float = 20) -> None:
+        """Until exactly so many workers are known to live."""
+        until(
+            lambda: len(self.health().get("workers", [])) == count, within, lambda: f"{count} workers: {self.health()}"
+        )
 
     def health(self) -> dict[str, Any]:
         return self.http.get("/health/jobs").json()
@@ -328,10 +133,26 @@ class Service:
             lambda: f"{count} effects {label!r}, there are {self.effects(label=label)}",
         )
 
-    def inject(self, kind: str, queue: str = "default", job: str = "noop") -> str:
+    def inject(self, kind: str, *, queue: str, job: str) -> str:
         """A message that no client of ours would send: "pickled", "truncated" or "unknown"."""
         stack, python = self.installed.stack, self.installed.python
         return stack.inject(python, self.folder, self.broker_port, kind=kind, queue=queue, job=job)
+
+
+@contextmanager
+def running(installed: Installed, workers: int = 1, **settings: Any) -> Generator[Service, None, None]:
+    """A service of its own: broker, gateway, API and workers on all queues; `settings` go to its environment."""
+    service = Service(installed, settings)
+    try:
+        service.start_broker()
+        service.start_gateway()
+        service.start_api()
+        for _ in range(workers):
+            service.start_worker()
+        service.wait_for_workers(workers)
+        yield service
+    finally:
+        service.close()
 
 
 def processor_time() -> float:

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from .service import Installed, Service
+from .installed import Installed
+from .service import Service, running
 
 OPEN = ("/health/live", "/health/ready")
 GUARDED = (
@@ -24,7 +25,7 @@ GUARDED = (
 
 @pytest.fixture(scope="module")
 def guarded(installed: Installed) -> Iterator[Service]:
-    with installed.running(workers=0, api_tokens="first-secret,second-secret") as service:
+    with running(installed, workers=0, api_tokens="first-secret,second-secret") as service:
         yield service
 
 

@@ -11,8 +11,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from .installed import Installed
 from .processes import Process, until, within
-from .service import Installed, Service
+from .service import Service
 
 COMMANDS = (
     "dev",

@@ -6,8 +6,9 @@ from uuid import uuid4
 
 import pytest
 
+from .installed import Installed
 from .processes import until
-from .service import Installed, Service
+from .service import Service, running
 
 
 def failed(service: Service, job: str, within: float = 30) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def test_a_job_that_kills_its_process_is_stopped_after_three_deliveries(service:
 
 def test_a_job_that_kills_its_worker_is_stopped_after_three_deliveries(installed: Installed) -> None:
     """With a shorter lease, so that the test need not wait for three of them; a supervisor starts the worker anew."""
-    with installed.running(workers=0, lease=3, renewal=1) as service, service.supervised_worker():
+    with running(installed, workers=0, lease=3, renewal=1) as service, service.supervised_worker():
         job = service.submit("poison_worker", {"label": "poison"})
         assert failed(service, job, within=60)["reason"] == "poison"
         assert len(service.effects(label="poison")) == 3
@@ -82,13 +83,13 @@ def test_a_job_that_kills_its_worker_is_stopped_after_three_deliveries(installed
 def test_a_message_that_no_client_sends_becomes_a_dead_letter(service: Service, kind: str, reason: str) -> None:
     job = f"no_such_job_{uuid4().hex}" if kind == "unknown" else "noop"
     known = {letter["id"] for letter in service.dead_letters(reason=reason)}
-    service.inject(kind, job=job)
+    service.inject(kind, queue="critical", job=job)
 
     def arrived() -> list[dict[str, Any]]:
         return [letter for letter in service.dead_letters(reason=reason) if letter["id"] not in known]
 
     [letter] = until(arrived, 10, f"a dead letter for the {kind} message")
-    assert letter["queue"] == "default"
+    assert letter["queue"] == "critical"
     whole = service.get(f"/dead-letters/{letter['id']}")
     assert whole["error"]
     if kind == "unknown":
@@ -97,8 +98,8 @@ def test_a_message_that_no_client_sends_becomes_a_dead_letter(service: Service, 
         assert not whole["replayable"]
         assert not (service.folder / "unpickled").exists()
         assert service.http.post(f"/api/v1/dead-letters/{letter['id']}/replay").status_code == 409
-    service.wait(service.submit("noop"))
-    until(lambda: service.queue("default")["depth"] == 0, 5)
+    service.wait(service.submit("noop", queue="critical"))
+    until(lambda: service.queue("critical")["depth"] == 0, 5)
     assert service.http.delete(f"/api/v1/dead-letters/{letter['id']}").status_code == 204
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from .installed import Installed
 from .outage import Outage
 from .processes import until
-from .service import Installed, Service
+from .service import Service, running
 
 
 @dataclass
@@ -29,7 +30,7 @@ class Meanwhile:
 @pytest.fixture(scope="module")
 def meanwhile(installed: Installed, outage: Outage) -> Iterator[Meanwhile]:
     """And the outage, which test_health_and_metrics looks at."""
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         doomed = service.start_worker("bulk")
         for _ in range(2):
             service.start_worker("critical", "default")
@@ -46,7 +47,7 @@ def meanwhile(installed: Installed, outage: Outage) -> Iterator[Meanwhile]:
 
 @pytest.mark.usefixtures("meanwhile")
 def test_300_jobs_through_five_killed_workers_and_a_killed_broker_have_one_effect_each(installed: Installed) -> None:
-    with installed.running(workers=2) as service:
+    with running(installed, workers=2) as service:
         keys = [f"order-{number}" for number in range(300)]
         jobs = [service.submit("effect", {"key": key, "seconds": 0.3, "after": 0.1}) for key in keys]
         workers = service.workers
@@ -75,16 +76,16 @@ def test_300_jobs_through_five_killed_workers_and_a_killed_broker_have_one_effec
 
 
 def test_a_drained_worker_finishes_what_it_runs_and_takes_nothing_new(installed: Installed) -> None:
-    with installed.running() as service:
+    with running(installed) as service:
         [worker] = service.workers
-        running = service.submit("mark", {"label": "running", "seconds": 4})
+        job = service.submit("mark", {"label": "running", "seconds": 4})
         service.told("running")
         worker.send(signal.SIGTERM)
         stopped = time.monotonic()
         until(lambda: time.monotonic() - stopped > 1, 2)  # it has heard
         late = service.submit("mark", {"label": "late"})
         assert worker.wait(within=15) == 0, "it does not wait for its whole drain time"
-        assert service.status(running)["state"] == "succeeded"
+        assert service.status(job)["state"] == "succeeded"
         assert service.status(late)["state"] == "queued"
         assert service.effects(label="late") == []
         service.start_worker()
@@ -93,7 +94,7 @@ def test_a_drained_worker_finishes_what_it_runs_and_takes_nothing_new(installed:
 
 
 def test_six_drains_over_one_running_job_hand_it_back_and_spend_no_attempt(installed: Installed) -> None:
-    with installed.running(workers=0, drain=1) as service:
+    with running(installed, workers=0, drain=1) as service:
         job = service.submit("effect", {"key": "drained", "seconds": 8})
         for number in range(6):
             worker = service.start_worker()
@@ -110,15 +111,15 @@ def test_six_drains_over_one_running_job_hand_it_back_and_spend_no_attempt(insta
 
 
 def test_a_worker_that_lost_its_broker_for_a_while_goes_on(installed: Installed) -> None:
-    with installed.running() as service:
-        running = service.submit("effect", {"key": "through the outage", "seconds": 3})
+    with running(installed) as service:
+        job = service.submit("effect", {"key": "through the outage", "seconds": 3})
         waiting = service.submit("mark", {"label": "waiting"}, delay=4)
         service.told("start through the outage")
         service.broker.kill_group()
         [worker] = service.workers
         until(lambda: service.charges(order_id="through the outage"), 10)
         service.start_broker()
-        assert service.wait(running)["attempts"] == 1
+        assert service.wait(job)["attempts"] == 1
         service.wait(waiting)
         service.wait(service.submit("noop"))
         assert worker.returncode is None

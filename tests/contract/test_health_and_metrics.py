@@ -4,9 +4,10 @@ import time
 
 import httpx
 
+from .installed import Installed
 from .outage import Outage
 from .processes import until, within
-from .service import Installed, Service
+from .service import Service, running
 
 
 def test_a_healthy_service_says_so(service: Service) -> None:
@@ -25,7 +26,7 @@ def test_a_healthy_service_says_so(service: Service) -> None:
 
 
 def test_a_queue_without_a_worker_is_unhealthy_by_name(installed: Installed) -> None:
-    with installed.running(workers=0, lease=6, renewal=2) as service:
+    with running(installed, workers=0, lease=6, renewal=2) as service:
         everywhere = service.start_worker("critical", "default")
         dedicated = service.start_worker("bulk")
         until(lambda: service.health()["ok"], 20, service.health)
@@ -40,7 +41,7 @@ def test_a_queue_without_a_worker_is_unhealthy_by_name(installed: Installed) -> 
 
 
 def test_a_backlog_over_its_threshold_is_unhealthy_with_the_numbers(installed: Installed) -> None:
-    with installed.running() as service:
+    with running(installed) as service:
         until(lambda: service.health()["ok"], 20, service.health)
         for _ in range(101):
             service.submit("noop", queue="critical", delay=3600)
@@ -50,7 +51,7 @@ def test_a_backlog_over_its_threshold_is_unhealthy_with_the_numbers(installed: I
 
 
 def test_metrics_equal_the_truth_although_pool_processes_are_recycled_and_killed(installed: Installed) -> None:
-    with installed.running(worker_max_tasks_per_child=10) as service:
+    with running(installed, worker_max_tasks_per_child=10) as service:
         truth = {"noop": 80, "flaky": 10, "permanent": 5, "unexpected": 3, "poison": 1, "overrun": 1}
         payloads = {"flaky": {"label": "m", "times": 1}, "overrun": {"label": "m", "deaf": True}}
         jobs = [

@@ -3,7 +3,8 @@
 import json
 from uuid import uuid4
 
-from .service import Installed, Service
+from .installed import Installed
+from .service import Service, running
 
 
 def test_three_submissions_of_one_key_have_one_effect(service: Service) -> None:
@@ -48,7 +49,7 @@ def test_the_example_order_is_charged_once_although_the_answer_was_lost(service:
 
 def test_a_crash_in_the_middle_leaves_one_effect(installed: Installed) -> None:
     """Before, and after, the effect: the second worker must run the job again, and must not charge again."""
-    with installed.running(lease=6, renewal=2) as service:
+    with running(installed, lease=6, renewal=2) as service:
         before = service.submit("effect", {"key": "before", "seconds": 3})
         after = service.submit("effect", {"key": "after", "after": 3})
         service.told("start before")

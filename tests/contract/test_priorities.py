@@ -1,11 +1,12 @@
 """What is urgent overtakes what is not, across queues and inside one, and bulk is not starved for ever."""
 
+from .installed import Installed
 from .processes import until
-from .service import Installed
+from .service import running
 
 
 def test_critical_jobs_overtake_a_bulk_backlog_on_one_worker(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         bulk = [service.submit("mark", {"label": "bulk", "seconds": 0.05}, queue="bulk") for _ in range(200)]
         service.start_worker()
         service.told("bulk", 10)
@@ -24,7 +25,7 @@ def test_critical_jobs_overtake_a_bulk_backlog_on_one_worker(installed: Installe
 
 
 def test_in_one_queue_the_higher_number_starts_first(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         jobs = [
             service.submit("mark", {"label": f"priority {priority}", "seconds": 0.1}, priority=priority)
             for priority in (0, 5, 9)
@@ -41,7 +42,7 @@ def test_in_one_queue_the_higher_number_starts_first(installed: Installed) -> No
 
 
 def test_a_dedicated_worker_keeps_bulk_going_under_a_critical_flood(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         for _ in range(200):
             service.submit("mark", {"label": "critical", "seconds": 0.5}, queue="critical")
         bulk = [service.submit("mark", {"label": "bulk"}, queue="bulk") for _ in range(5)]
@@ -56,7 +57,7 @@ def test_a_dedicated_worker_keeps_bulk_going_under_a_critical_flood(installed: I
 
 
 def test_workers_serve_only_the_queues_they_are_told(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         job = service.submit("noop", queue="bulk")
         service.start_worker("critical")
         service.wait(service.submit("noop", queue="critical"))

@@ -2,12 +2,13 @@
 
 import time
 
+from .installed import Installed
 from .processes import until
-from .service import Installed
+from .service import running
 
 
 def test_depth_counts_every_priority_what_is_delayed_and_what_is_in_flight(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         first = time.time()
         waiting = [service.submit("mark", {"label": "w", "seconds": 3}, priority=p) for p in (0, 3, 6, 9) for _ in "ab"]
         delayed = [service.submit("mark", {"label": "d"}, delay=delay) for delay in (12, 3600)]

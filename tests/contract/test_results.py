@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from .installed import Installed
 from .processes import until
-from .service import Installed, Service
+from .service import Service, running
 
 
 def test_a_small_result_is_its_json(service: Service) -> None:
@@ -58,7 +59,7 @@ def test_a_result_that_is_not_there_is_told_apart(service: Service) -> None:
 
 
 def test_a_result_expires_with_its_time(installed: Installed) -> None:
-    with installed.running(result_ttl=3) as service:
+    with running(installed, result_ttl=3) as service:
         jobs = [service.submit("big", {"size": size}) for size in (10, 100_000)]
         for job in jobs:
             service.wait(job)

@@ -7,8 +7,9 @@ from itertools import pairwise
 
 import pytest
 
+from .installed import Installed
 from .processes import Process, until
-from .service import Installed, Service
+from .service import Service, running
 
 EVERY = 2.0
 
@@ -16,7 +17,7 @@ EVERY = 2.0
 @pytest.fixture(scope="module")
 def pair(installed: Installed) -> Iterator[tuple[Service, list[Process]]]:
     """One worker and two schedulers."""
-    with installed.running() as service:
+    with running(installed) as service:
         schedulers = [service.start_scheduler() for _ in range(2)]
         service.told("tick", 4, within=40)
         yield service, schedulers

@@ -9,8 +9,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from .installed import Installed
 from .processes import until
-from .service import Installed, Service
+from .service import Service, running
 
 
 def events(service: Service, job: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -113,7 +114,7 @@ def test_run_waits_and_prints_the_result(service: Service) -> None:
 @pytest.fixture(scope="module")
 def idle(installed: Installed) -> Iterator[Service]:
     """A service whose worker the tests start when they want it."""
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         yield service
 
 
@@ -167,7 +168,7 @@ def test_cancelling_a_finished_job_changes_nothing(service: Service) -> None:
 
 
 def test_a_running_job_without_a_sign_of_life_is_shown_as_stalled(installed: Installed) -> None:
-    with installed.running(lease=6, renewal=2) as service:
+    with running(installed, lease=6, renewal=2) as service:
         job = service.submit("mark", {"label": "slow", "seconds": 8})
         service.wait(job, "running")
         until(lambda: time.time() - service.status(job)["started_at"] > 7, 10)

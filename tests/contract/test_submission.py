@@ -10,8 +10,9 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from .installed import Installed
 from .processes import until, within
-from .service import Installed, Service
+from .service import Service, running
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def unavailable(service: Service, key: str) -> None:
 
 
 def test_without_a_broker_nothing_is_half_done(installed: Installed) -> None:
-    with installed.running(workers=0) as service:
+    with running(installed, workers=0) as service:
         key = str(uuid4())
         service.broker.kill_group()
         unavailable(service, key)
@@ -187,7 +188,7 @@ def test_without_a_broker_nothing_is_half_done(installed: Installed) -> None:
 
 
 def test_a_frozen_broker_is_told_in_time_and_nothing_is_half_done(installed: Installed) -> None:
-    with installed.running() as service:
+    with running(installed) as service:
         service.wait(service.submit("noop"))  # its connections are open
         keys = [str(uuid4()) for _ in range(3)]
         service.broker.freeze()
