@@ -94,7 +94,8 @@ class SubmittableTask(Task, Generic[P, R]):
         claimed = key if task_id is None or replay_of else ""  # a step of a workflow claims its key when it starts
         reserve = partial(records().reserve, job_id, str(self.name), claimed, fingerprint, record)
         holder, held, sent = reliably(partial(reserve, self._followers(options), take_over=bool(restart or replay_of)))
-        if holder != job_id:
+        created = holder == job_id
+        if not created:
             if held != fingerprint:
                 raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")
             if sent:
@@ -108,7 +109,7 @@ class SubmittableTask(Task, Generic[P, R]):
             raise
         delay = max(0, int(record.get("due_at", 0) - record["submitted_at"]))
         _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"], delay))
-        return result, True
+        return result, created
 
     def _record(
         self, job_id: str, head: dict[str, Any], options: dict[str, Any], parent: Any, replay_of: str | None
