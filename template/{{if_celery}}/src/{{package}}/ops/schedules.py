@@ -1,5 +1,4 @@
-"""The scheduler process: Celery beat with its memory in Redis, so that two of them fire once and a new one misses
-nothing.
+"""The scheduler process: Celery beat with its memory in Redis, so that two fire once and a new one misses nothing.
 
 Beat keeps the last run in a local file: a second beat doubles every job, a new container forgets. Here each firing is
 submitted under a key made of the schedule's name and due time, which every scheduler reads from Redis: whoever comes
@@ -55,7 +54,7 @@ class RedisScheduler(Scheduler):
             return 1.0
         if time.time() - self.swept_at > SWEEP:
             self.swept_at = time.time()
-            Thread(target=large_results().delete_older_than, args=[settings().result_ttl], daemon=True).start()
+            Thread(target=_sweep, daemon=True).start()
         return max(0.0, min([1.0, *waits]))
 
     def _look(self, schedule: Schedule, seen: dict[str, Any]) -> float:
@@ -71,13 +70,19 @@ class RedisScheduler(Scheduler):
             idempotency_key=schedule.key or f"{schedule.name}@{due:.3f}",
             restart=schedule.key is not None,
         )
-        seen = {
-            "last_run_at": due if isinstance(schedule.when, float) else time.time(),
-            "runs": seen.get("runs", 0) + 1,
-        }
-        redis().hset(STATE, schedule.name, json.dumps(seen))
+        fired = {"last_run_at": time.time(), "runs": seen.get("runs", 0) + 1}
+        redis().hset(STATE, schedule.name, json.dumps(fired))
         log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=created)
         return 0.0
+
+
+def _sweep() -> None:
+    try:
+        removed = large_results().delete_older_than(settings().result_ttl)
+    except Exception:  # a store that is away must not stop the schedules; the next sweep comes
+        log.exception("expired large results not removed")
+    else:
+        log.info("expired large results removed", count=removed)
 
 
 def statuses() -> list[ScheduleStatus]:
@@ -114,11 +119,13 @@ def longest_gaps() -> dict[str, float]:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/; raises ValueError if a name stands twice."""
+    """The `SCHEDULES` of all modules in jobs/; raises ValueError if a name stands twice or a payload does not fit."""
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     names = [schedule.name for schedule in schedules]
     if len(names) != len(set(names)):
         raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
+    for schedule in schedules:
+        schedule.job.bind_arguments((), schedule.payload or {})
     return schedules
 
 

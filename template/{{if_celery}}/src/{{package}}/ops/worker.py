@@ -88,12 +88,12 @@ class LeaseKeeper(threading.Thread):
 
     def run(self) -> None:
         while True:
-            self.before()
             try:
+                self.before()
                 self.renew()
                 self.after(self.client)
-            except UNAVAILABLE as error:
-                log.warning("leases not renewed", error=str(error))
+            except Exception as error:  # whatever it is, the next round must come, or running jobs are started twice
+                log.warning("leases not renewed", error=repr(error))
             time.sleep(settings().renewal)
 
     def renew(self) -> None:

@@ -14,7 +14,7 @@ from .record import envelope, queue_of, records
 
 @dataclass(frozen=True, slots=True)
 class JobContext:
-    """`attempt` counts from 1; pass `idempotency_key` on to what you call, so that a second run has no second effect."""
+    """`attempt` counts from 1; pass `idempotency_key` on to what you call: a second run then has no second effect."""
 
     id: str
     name: str
