@@ -42,7 +42,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("description", "two\nlines", "one line"),
     ("description", "{% raw %}", "one line"),
     ("python_version", "3.10", "['3.11', '3.12', '3.13', '3.14']"),
-    ("stack", "rq", "['celery']"),
+    ("stack", "rq", "['celery', 'arq']"),
     ("broker", "kafka", "['redis']"),
     ("queues", ["critical"], "[critical, default, bulk]"),
     ("queues", [], "[critical, default, bulk]"),
@@ -50,7 +50,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("queues", "default", "for example --data 'queues=[critical, default]'"),
     ("api", "perhaps", "for example --data api=false"),
     ("large_results", "s3", "['object_store', 'database']"),
-    ("stak", "celery", "does not ask for stak. It asks for project_name"),
+    ("stak", "arq", "does not ask for stak. It asks for project_name"),
     ("if_api", ".", "does not ask for if_api"),
 ]
 
@@ -115,6 +115,7 @@ def test_the_answers_file_records_what_was_answered_and_nothing_computed(service
         ("Gießerei 4.0", "gie-erei-4-0", "gie_erei_4_0"),
         ("Email", "email-service", "email_service"),
         ("Celery", "celery-service", "celery_service"),
+        ("ARQ", "arq-service", "arq_service"),
         ("X" * 40, "x" * 40, "x" * 40),
     ],
 )
