@@ -11,6 +11,7 @@ from .installed import Installed
 from .outage import Outage, outage
 from .parts import Parts
 from .service import Service, running
+from .stacks import STACKS
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--answer", action="append", metavar="KEY=VALUE", help="another answer than the default; repeatable"
     )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """`test_<stack>.py` holds what only that stack promises; the other files are for every stack."""
+    others = {f"test_{name}.py" for name in STACKS if name != config.getoption("stack", "celery")}
+    return True if collection_path.name in others else None
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,26 @@ redis.Redis.from_url(url).lpush(queue, envelope[: len(envelope) // 2] if kind ==
 print(tag)
 """
 
+INJECT_INTO_ARQ = """
+import json, pathlib, pickle, sys, time, uuid
+import redis
+
+class Bomb:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("unpickled").resolve(),)
+
+url, queue, kind, job = sys.argv[1:]
+tag, now = uuid.uuid4().hex, int(time.time() * 1000)
+message = {"t": None, "f": job, "a": [], "k": {}, "et": now}
+data = json.dumps(message).encode()
+if kind == "pickled":
+    data = pickle.dumps({**message, "a": (Bomb(),)})
+client = redis.Redis.from_url(url)
+client.set(f"arq:job:{tag}", data[: len(data) // 2] if kind == "truncated" else data)
+client.zadd(f"arq:queue:{queue}", {tag: now})
+print(tag)
+"""
+
 
 @dataclass(frozen=True)
 class Stack:
@@ -74,6 +94,12 @@ STACKS = {
             broker_url="redis://127.0.0.1:{port}/0",
             broker_variable="REDIS_URL",
             injector=INJECT_INTO_CELERY,
+        ),
+        Stack(
+            name="arq",
+            broker_url="redis://127.0.0.1:{port}/0",
+            broker_variable="REDIS_URL",
+            injector=INJECT_INTO_ARQ,
         ),
     )
 }
