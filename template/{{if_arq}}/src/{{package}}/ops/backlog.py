@@ -1,0 +1,67 @@
+"""How much work waits in each queue, and who is there to do it, each in one round trip whatever the depth.
+
+arq keeps what waits, what is due later and what runs in one sorted set per queue, so that its own count alarms for a
+schedule of next week and hides a stuck worker; here delayed and taken jobs are told apart, and nothing is left out.
+"""
+
+import time
+
+from ..contract import QueueStatus, WorkerStatus
+from ..queues import QUEUES
+from ..runtime.connection import loads, redis, text, texts
+from ..runtime.record import queue_key, running_key
+from ..settings import settings
+
+PRIORITIES = range(10)
+FORGOTTEN = 3600.0  # seconds after which a worker that is gone is no longer remembered
+
+
+async def workers() -> list[WorkerStatus]:
+    """The workers that gave a sign of life within three renewals."""
+    alive, forgotten, now = [], [], time.time()
+    stored: dict[bytes, bytes] = await redis().hgetall("workers")
+    for name, seen in sorted(stored.items()):
+        worker = WorkerStatus(name=text(name), **loads(seen))
+        if now - worker.seen_at < 3 * settings().renewal:
+            alive.append(worker)
+        elif now - worker.seen_at > FORGOTTEN:
+            forgotten.append(name)
+    if forgotten:
+        await redis().hdel("workers", *forgotten)
+    return alive
+
+
+async def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
+    """Every queue with its backlog."""
+    alive = await workers() if alive is None else alive
+    now = time.time()
+    async with redis().pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            for priority in PRIORITIES:
+                key = queue_key(queue.name, priority)
+                pipe.zcard(key)
+                pipe.zcount(key, "-inf", now * 1000)
+                pipe.zrange(key, 0, 0, withscores=True)
+            pipe.zcard(running_key(queue.name))
+        pipe.hgetall("dead:queues")
+        *answers, stored = await pipe.execute()
+    dead = texts(stored)
+    each, found = 3 * len(PRIORITIES) + 1, []
+    for index, queue in enumerate(QUEUES):
+        *counts, in_flight = answers[index * each : (index + 1) * each]
+        waiting = sum(counts[1::3])
+        delayed = sum(counts[0::3]) - waiting
+        oldest = min((due / 1000 for first in counts[2::3] for _, due in first), default=now)
+        found.append(
+            QueueStatus(
+                name=queue.name,
+                depth=waiting + delayed + in_flight,
+                waiting=waiting,
+                delayed=delayed,
+                in_flight=in_flight,
+                oldest_age=max(0.0, now - oldest),
+                workers=sum(queue.name in worker.queues for worker in alive),
+                dead_letters=int(dead.get(queue.name, 0)),
+            )
+        )
+    return found

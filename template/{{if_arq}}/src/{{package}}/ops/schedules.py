@@ -1,0 +1,164 @@
+"""The scheduler process: its memory is in Redis, so that two fire once and a new one misses nothing.
+
+arq's cron runs inside each worker: nothing fires while the workers are busy or away, runs overlap, and a missed tick is
+lost. Here each firing is submitted under a key made of the schedule's name and due time, which every scheduler reads
+from Redis: whoever comes second gets the first one's job. `statuses` tells when firings stop: the dead man's switch.
+"""
+
+import asyncio
+import signal
+import time
+from contextlib import suppress
+from itertools import pairwise
+from threading import Thread
+from typing import Any
+
+import structlog
+
+from .. import health, logs
+from ..contract import IdempotencyConflict, ScheduleStatus
+from ..queues import DEFAULT_QUEUE
+from ..runtime import routing
+from ..runtime.connection import UNAVAILABLE, close, dumps, loads, redis, text
+from ..runtime.job import Schedule
+from ..runtime.results import large_results
+from ..settings import settings
+
+log = structlog.get_logger(__name__)
+STATE = "schedules"  # hash: name → {"last_run_at", "runs"}, or {"since"} before the first firing
+SWEEP = 3600.0  # seconds between removals of expired large results
+GRACE = 60.0  # seconds a firing may be late before the schedule counts as silent
+LOOK_EVERY = 1.0  # seconds at most between two looks
+
+# What a slow scheduler notes must not replace what another one has noted since.
+# KEYS: 1 STATE. ARGV: 1 name, 2 what was read, 3 what to write
+NOTE = "if redis.call('HGET', KEYS[1], ARGV[1]) == ARGV[2] then redis.call('HSET', KEYS[1], ARGV[1], ARGV[3]) end"
+
+
+def run_scheduler() -> None:
+    """Fire schedules until SIGTERM or SIGINT."""
+    settings().require_redis_url()
+    logs.configure()
+    asyncio.run(_until_a_signal(declared()))
+
+
+async def _until_a_signal(schedules: list[Schedule]) -> None:
+    firing = asyncio.create_task(_fire(schedules))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, firing.cancel)
+    with suppress(asyncio.CancelledError):
+        await firing
+    await close()
+
+
+async def _fire(schedules: list[Schedule]) -> None:
+    swept_at = 0.0
+    while True:
+        health.beat("scheduler")
+        await asyncio.sleep(await _tick(schedules))
+        if time.time() - swept_at > SWEEP:
+            swept_at = time.time()
+            Thread(target=_sweep, daemon=True).start()  # not to_thread: the end of the loop would wait for it
+
+
+async def _tick(schedules: list[Schedule]) -> float:
+    """Fire what is due; answers the seconds until the next look."""
+    try:
+        stored: dict[bytes, bytes] = await redis().hgetall(STATE)
+        waits = [await _look(schedule, stored.get(schedule.name.encode())) for schedule in schedules]
+    except UNAVAILABLE as error:
+        log.warning("Redis does not answer, schedules wait", error=str(error))
+        return LOOK_EVERY
+    return max(0.0, min([LOOK_EVERY, *waits]))
+
+
+async def _look(schedule: Schedule, stored: bytes | None) -> float:
+    if stored is None:
+        await redis().hsetnx(STATE, schedule.name, dumps({"since": time.time()}))
+        return 0.0
+    seen = loads(stored)
+    due = schedule.due_after(_last(seen))
+    if due > time.time():
+        return due - time.time()
+    key = schedule.key or f"{schedule.name}@{due:.3f}"
+    try:
+        sent = await schedule.job.send(schedule.payload or {}, key=key, restart=schedule.key is not None)
+        log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=sent.created)
+    except IdempotencyConflict as error:  # a release with another payload has fired it, or its job is still alive
+        log.info("schedule fired before", schedule=schedule.name, why=str(error))
+    fired = {"last_run_at": time.time(), "runs": seen.get("runs", 0) + 1}
+    await redis().eval(NOTE, 1, STATE, schedule.name, stored, dumps(fired))
+    return 0.0
+
+
+def _last(seen: dict[str, Any]) -> float:
+    return float(seen.get("last_run_at") or seen["since"])
+
+
+def _sweep() -> None:
+    try:
+        removed = large_results().delete_older_than(settings().result_ttl)
+    except Exception:  # a store that is away must not stop the schedules; the next sweep comes
+        log.exception("expired large results not removed")
+    else:
+        log.info("expired large results removed", count=removed)
+
+
+async def statuses() -> list[ScheduleStatus]:
+    """Every declared schedule; `silent` if its next firing is overdue."""
+    stored, now, found = await state(), time.time(), []
+    for schedule in declared():
+        seen = stored.get(schedule.name)
+        due = schedule.due_after(_last(seen) if seen else now)
+        found.append(
+            ScheduleStatus(
+                name=schedule.name,
+                job=schedule.job.name,
+                when=schedule.times,
+                queue=schedule.job.queue or DEFAULT_QUEUE,
+                last_run_at=seen.get("last_run_at") if seen else None,
+                next_run_at=due,
+                runs=seen.get("runs", 0) if seen else 0,
+                silent=seen is not None and now > due + GRACE,
+                interval=longest_gap(schedule),
+            )
+        )
+    return found
+
+
+def longest_gap(schedule: Schedule) -> float:
+    """Seconds between two firings, the longest of the next dozen (a Cron may skip weekends)."""
+    moments = [schedule.due_after(time.time())]
+    for _ in range(12):
+        moments.append(schedule.due_after(moments[-1]))
+    return max(after - before for before, after in pairwise(moments))
+
+
+def declared() -> list[Schedule]:
+    """The `SCHEDULES` of all modules in jobs/.
+
+    Raises ValueError if a name stands twice, a payload does not fit its job or firings have no time between them.
+    """
+    schedules: list[Schedule] = routing.declared("SCHEDULES")
+    names = [schedule.name for schedule in schedules]
+    if len(names) != len(set(names)):
+        raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
+    now = time.time()
+    for schedule in schedules:
+        if schedule.due_after(now) <= now:
+            raise ValueError(f"SCHEDULES in jobs/: {schedule.name} fires without a pause: {schedule.times}")
+        schedule.job.arguments.model_validate(schedule.payload or {})
+    return schedules
+
+
+async def state() -> dict[str, dict[str, Any]]:
+    """When each schedule last fired, and how often."""
+    stored: dict[bytes, bytes] = await redis().hgetall(STATE)
+    return {text(name): loads(seen) for name, seen in stored.items()}
+
+
+async def make_due(job: str) -> None:
+    """Let the schedules of this job fire at the next look, as if they had been declared an interval ago."""
+    for schedule in declared():
+        if schedule.job.name == job:
+            await redis().hset(STATE, schedule.name, dumps({"since": time.time() - longest_gap(schedule)}))
