@@ -6,8 +6,10 @@ make a queue out of every typo.
 
 import math
 import ssl
+from collections.abc import Mapping
 from importlib import import_module
 from logging import getLogger
+from typing import Any
 
 from celery import Celery
 from celery.signals import celeryd_init, setup_logging
@@ -17,7 +19,7 @@ from .logs import configure
 from .queues import DEFAULT_QUEUE, QUEUES
 from .runtime import transport
 from .runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT
-from .runtime.routing import Router, job_modules
+from .runtime.routing import job_modules, route
 from .settings import settings
 
 transport.install()
@@ -26,6 +28,16 @@ RUNTIME = f"{__package__}.runtime"
 URL = secret.get_secret_value() if (secret := settings().redis_url) else ""
 BACKEND = "SentinelJobBackend" if URL.startswith("sentinel") else "JobBackend"
 TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if URL.startswith("rediss") else None
+
+
+def route_task(
+    name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any
+) -> dict[str, Any]:
+    """For a task sent without a queue: the first fitting one of `RULES`, else the job's own, else the default."""
+    if rule := route(name, lambda: task.payload(args, kwargs) if task else kwargs):
+        return {"queue": rule.queue, "priority": rule.priority}
+    return {"queue": getattr(task, "job_queue", None) or DEFAULT_QUEUE}
+
 
 app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask")
 app.conf.update(
@@ -48,7 +60,7 @@ app.conf.update(
     worker_max_tasks_per_child=settings().worker_max_tasks_per_child,
     include=job_modules(),
     # queues
-    task_routes=Router(),
+    task_routes=(route_task,),
     task_queues=[Queue(queue.name, routing_key=queue.name) for queue in QUEUES],
     task_default_queue=DEFAULT_QUEUE,
     task_create_missing_queues=False,

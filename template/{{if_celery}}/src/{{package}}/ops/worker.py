@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, cast
 
@@ -52,6 +52,15 @@ def run_worker(queues: list[str] | None = None) -> None:
         "--without-mingle",
         f"--loglevel={settings().log_level}",
     ])  # fmt: skip
+
+
+def check() -> Iterator[tuple[str, str, str]]:
+    """For `doctor`: what in Celery's configuration breaks the patterns, as (where, problem, how to mend it)."""
+    wanted: dict[str, object] = {"task_acks_late": True, "task_reject_on_worker_lost": True}
+    wanted |= {"task_serializer": "json", "result_serializer": "json", "accept_content": ["json"]}
+    for name, value in wanted.items():
+        if (actual := app.conf[name]) != value:
+            yield f"Celery {name}", f"is {actual!r}, the patterns need {value!r}", "leave it as in celery.py"
 
 
 class JobRequest(Request):

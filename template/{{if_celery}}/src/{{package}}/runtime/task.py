@@ -19,7 +19,7 @@ from . import results
 from .connection import patiently
 from .progress import JobCancelled
 from .record import envelope, queue_of, records
-from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze
+from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, TimedOut
 from .submission import P, R, SubmittableTask
 
 log = structlog.get_logger(__name__)
@@ -64,12 +64,13 @@ class JobTask(SubmittableTask[P, R]):
             raise
         except JobCancelled:
             self._cancelled()
-        except SoftTimeLimitExceeded as error:
+        except SoftTimeLimitExceeded:
             if records().field(str(request.id), "cancel"):
                 self._cancelled()
-            if time.monotonic() - began < (self.soft_time_limit or 0) - 1:
+            taken = time.monotonic() - began
+            if taken < (self.soft_time_limit or 0) - 1:
                 self._snooze(0, "interrupted")  # the signal was meant for the job before this one
-            self._fail(error)
+            self._fail(TimedOut(f"stopped by its soft limit after {taken:.0f} s"))
         except Exception as error:
             self._fail(error)
 

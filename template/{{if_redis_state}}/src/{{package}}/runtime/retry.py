@@ -8,8 +8,6 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-from celery.exceptions import SoftTimeLimitExceeded
-
 Reason = Literal["exhausted", "permanent", "unexpected", "timed out", "poison"]
 
 
@@ -27,6 +25,10 @@ class PermanentError(Exception):
 
 class PoisonError(Exception):
     """The job killed its worker too often."""
+
+
+class TimedOut(Exception):
+    """The job ran longer than its limit."""
 
 
 class Snooze(Exception):
@@ -64,7 +66,7 @@ class RetryPolicy:
         """Seconds until the next attempt, or the reason to give up."""
         if isinstance(error, PoisonError):
             return "poison"
-        if isinstance(error, SoftTimeLimitExceeded):
+        if isinstance(error, TimedOut):
             return "timed out"
         if isinstance(error, PermanentError):
             return "permanent"

@@ -3,17 +3,17 @@
 A misspelt queue name would otherwise make a new queue without a worker, and the job would wait there for ever.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache
 from importlib import import_module
 from pkgutil import walk_packages
 from typing import Any
 
 from .. import jobs
 from ..contract import UnknownQueue
-from ..queues import DEFAULT_QUEUE, QUEUES
+from ..queues import QUEUES
 
 NAMES = tuple(queue.name for queue in QUEUES)
 
@@ -48,20 +48,15 @@ class Rule:
         known_queue(self.queue)
 
 
-class Router:
-    """An explicit queue, else the first fitting one of the `RULES` in jobs/, else the job's own, else the default."""
+@cache
+def _rules() -> list[Rule]:
+    """Read when first needed: jobs import the runtime, not the other way round."""
+    return declared("RULES")
 
-    @cached_property
-    def rules(self) -> Sequence[Rule]:
-        """Read when first needed: jobs import the runtime, not the other way round."""
-        return declared("RULES")
 
-    def __call__(
-        self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any
-    ) -> dict[str, Any]:
-        """Celery's router signature (setting `task_routes`)."""
-        for rule in self.rules:
-            fits = fnmatchcase(name, rule.job)
-            if fits and (rule.when is None or rule.when(task.payload(args, kwargs) if task else kwargs)):
-                return {"queue": rule.queue, "priority": rule.priority}
-        return {"queue": getattr(task, "job_queue", None) or DEFAULT_QUEUE}
+def route(name: str, payload: Callable[[], Any]) -> Rule | None:
+    """The first fitting one of the `RULES` in jobs/; the payload is asked for only by a rule with `when`."""
+    for rule in _rules():
+        if fnmatchcase(name, rule.job) and (rule.when is None or rule.when(payload())):
+            return rule
+    return None

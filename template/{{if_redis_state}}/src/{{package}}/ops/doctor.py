@@ -1,22 +1,25 @@
-"""`doctor`: find in settings, Celery and your code what works today and loses or doubles a job some day.
+"""`doctor`: find in settings, configuration and your code what works today and loses or doubles a job some day.
 
 Each finding says how to mend it. A line of code that is right nevertheless may say so: `# doctor: ok`.
 """
 
 import ast
+import asyncio
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from inspect import isawaitable
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 from redis.exceptions import RedisError
 
 from ..queues import QUEUES
-from ..settings import settings
+from ..settings import NotConfigured, settings
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = Iterator[tuple[ast.expr | ast.stmt, str, str]]
@@ -26,8 +29,11 @@ PROJECT = next((folder for folder in SOURCE.parents[:2] if (folder / "pyproject.
 OURS = {"cli", "dev", "ops", "runtime"}  # folders of the package that hold no code of yours
 SKIPPED = {"__pycache__", "build", "dist", "node_modules", "var"}
 LARGEST = 1 << 20  # bytes of a file that is searched for conflict markers
-CONFLICT = re.compile(r"^<{7} .*?^>{7} ", re.MULTILINE | re.DOTALL)
+CONFLICT = re.compile(rb"^<{7} .*?^>{7} ", re.MULTILINE | re.DOTALL)
 JOB, HANDLER = {"job", "shared_task", "task"}, {"delete", "get", "patch", "post", "put"}  # decorators
+BLOCKING = re.compile(r"httpx\.[a-z]+|requests\.\w+|subprocess\.(call|check_\w+|run)|time\.sleep|urllib\.request\.\w+")
+SUBMITTING = {"AsyncResult", "GroupResult", "Job", "apply_async", "delay", "enqueue_job"}
+WAITING = {"get", "join", "result", "wait"}
 QUEUE_NAMES = [queue.name for queue in QUEUES]
 
 FORBIDDEN = {
@@ -37,10 +43,8 @@ FORBIDDEN = {
     "queue": ("no worker reads the queue {}", f"use {', '.join(QUEUE_NAMES)}, or add it to queues.py"),
     "bytes": ("job {} returns bytes, which are not JSON", "return a model; put files into a store, return their names"),
     "no key": ("job {} retries without an idempotency key", "declare it with @job(retry=…, idempotency_key=…)"),
-    "job waits": (
-        "job {} waits for another, which can block all workers",
-        "let a callback carry on (chain, chord, link)",
-    ),
+    "job waits": ("job {} waits for another, which can block all workers", "let the next step carry on (chain, group)"),
+    "blocks": ("{} blocks the event loop, and all jobs on it", "await something async, or asyncio.to_thread(…)"),
     "handler waits": ("request handler {} waits for a job", "answer 202 with the job's id, as the API does"),
     "handler works": ("a request handler runs the job {} itself", "submit it"),
 }
@@ -56,9 +60,9 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """All findings: settings first, then the broker, Celery's configuration, code, and leftovers of an update."""
+    """All findings: settings first, then the broker, the stack's configuration, code, and leftovers of an update."""
     try:
-        found = [*_settings(), *_redis(), *_celery()]
+        found = [*_settings(), *_redis(), *_stack()]
     except ValidationError as error:
         mend = "correct it in the environment or in .env"
         found = [Finding(str(*it["loc"][:1]).upper() or "settings", it["msg"], mend) for it in error.errors()]
@@ -72,21 +76,22 @@ def _settings() -> Iterator[Finding]:
     else:
         url = urlsplit(config.redis_url.get_secret_value())
         if url.scheme == "redis" and not url.password and not _is_loopback(url.hostname or ""):
-            mend = "use a password at least, better rediss:// too: rediss://:password@host:6379/0"
-            yield Finding("REDIS_URL", f"{url.hostname} is reached in plain text without a password", mend)
+            yield Finding("REDIS_URL", f"{url.hostname} needs no password", "set one, and better use rediss:// too")
     host = getattr(config, "api_host", "127.0.0.1")
     if not _is_loopback(host) and not getattr(config, "api_tokens", ()):
         yield Finding("API_HOST", f"{host} would be open to everybody", "set API_TOKENS, or API_HOST=127.0.0.1")
 
 
 def _redis() -> Iterator[Finding]:
-    if settings().redis_url is None:
-        return
     from ..runtime.connection import connect
 
+    async def ask() -> dict[str, str]:
+        answer: Any = connect().config_get("maxmemory-policy", "appendonly")
+        return await answer if isawaitable(answer) else answer  # the client of an asyncio stack is asynchronous
+
     try:
-        actual = connect().config_get("maxmemory-policy", "appendonly")
-    except (RedisError, OSError):  # not reachable from here, or a managed server that does not tell
+        actual = asyncio.run(ask())
+    except (NotConfigured, RedisError, OSError):  # not reachable from here, or a managed server that does not tell
         return
     if (policy := actual.get("maxmemory-policy", "noeviction")) != "noeviction":
         yield Finding("Redis", f"{policy} drops queued jobs when memory is full", "set maxmemory-policy noeviction")
@@ -94,21 +99,16 @@ def _redis() -> Iterator[Finding]:
         yield Finding("Redis", "appendonly no loses queued jobs with a restart", "set appendonly yes")
 
 
-def _celery() -> Iterator[Finding]:
+def _stack() -> Iterator[Finding]:
     try:
-        from ..celery import app
+        from ..runtime.routing import declared
+        from .worker import check
 
-        app.loader.import_default_modules()
-    except ValidationError:
-        raise
+        declared("SCHEDULES")  # imports all of jobs/
     except Exception as error:
         yield Finding("jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this")
         return
-    wanted: dict[str, object] = {"task_acks_late": True, "task_reject_on_worker_lost": True}
-    wanted |= {"task_serializer": "json", "result_serializer": "json", "accept_content": ["json"]}
-    for name, value in wanted.items():
-        if (actual := app.conf[name]) != value:
-            yield Finding(f"Celery {name}", f"is {actual!r}, the patterns need {value!r}", "leave it as in celery.py")
+    yield from (Finding(*found) for found in check())
 
 
 def _code() -> Iterator[Finding]:
@@ -131,11 +131,12 @@ def _code() -> Iterator[Finding]:
 
 def _forbidden(module: ast.Module, jobs: set[str]) -> Found:
     """Where, which of FORBIDDEN, and the name to put in."""
+    imported: dict[str, str] = {}
     for node in ast.walk(module):
         if isinstance(node, ast.Import | ast.ImportFrom):
-            names = {alias.name for alias in node.names}
-            if isinstance(node, ast.ImportFrom):
-                names |= {node.module or ""} if not node.level else set()
+            origin = f"{'.' * node.level}{node.module or ''}." if isinstance(node, ast.ImportFrom) else ""
+            imported |= {alias.asname or alias.name: origin + alias.name for alias in node.names}
+            names = {alias.name for alias in node.names} | {origin[:-1]}
             for name in names & {"cloudpickle", "dill", "pickle"}:
                 yield node, "pickle", name
             for name in names & {"BackgroundTask", "BackgroundTasks"}:
@@ -144,6 +145,7 @@ def _forbidden(module: ast.Module, jobs: set[str]) -> Found:
             yield from _call(node)
         elif isinstance(node, Function) and _decorated(node, JOB):
             yield from _job(node)
+            yield from _blocking(node, imported) if isinstance(node, ast.AsyncFunctionDef) else ()
         elif isinstance(node, Function) and _decorated(node, HANDLER):
             yield from ((call, "handler waits", node.name) for call in _waits(node))
             for call in ast.walk(node):
@@ -152,7 +154,7 @@ def _forbidden(module: ast.Module, jobs: set[str]) -> Found:
 
 
 def _call(node: ast.Call) -> Found:
-    takes_queue = {"Rule", "apply_async", "job", "send_task", "set", "shared_task", "signature", "task"}
+    takes_queue = {"Rule", "apply_async", "job", "send_task", "set", "shared_task", "signature", "submit", "task"}
     for name, value in _options(node).items():
         if name == "acks_late" and value is False:
             yield node, "early ack", ""
@@ -172,30 +174,36 @@ def _job(node: Function) -> Found:
     yield from ((call, "job waits", node.name) for call in _waits(node))
 
 
+def _blocking(node: ast.AST, imported: dict[str, str]) -> Found:
+    """Calls that the coroutine makes itself; a function defined in it may run in a thread."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Call):
+            first, dot, rest = ast.unparse(child.func).partition(".")
+            if BLOCKING.fullmatch(name := imported.get(first, first) + dot + rest):
+                yield child, "blocks", name
+        if not isinstance(child, ast.FunctionDef | ast.Lambda):
+            yield from _blocking(child, imported)
+
+
 def _waits(function: ast.AST) -> Iterator[ast.Call]:
-    """Calls of get, join or wait on what this function submitted."""
+    """Calls of get, join, result or wait on what this function submitted."""
     nodes = list(ast.walk(function))
     assigned = [node for node in nodes if isinstance(node, ast.Assign | ast.AnnAssign) and _submits(node.value)]
-    targets = [
-        target for node in assigned for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
-    ]
-    results = {target.id for target in targets if isinstance(target, ast.Name)}
+    names = [name for node in assigned for name in ast.walk(node) if isinstance(name, ast.Name)]
+    results = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     for node in nodes:
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr in {"get", "join", "wait"}
-        ):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WAITING:
             of = node.func.value
             if _submits(of) or (isinstance(of, ast.Name) and of.id in results):
                 yield node
 
 
 def _submits(node: ast.expr | None) -> bool:
-    if not isinstance(node, ast.Call):
+    call = node.value if isinstance(node, ast.Await) else node
+    if not isinstance(call, ast.Call):
         return False
-    canvas = isinstance(node.func, ast.Call) and _called(node.func) in {"chain", "chord", "group"}
-    return canvas or _called(node) in {"AsyncResult", "GroupResult", "apply_async", "delay", "submit"}
+    canvas = isinstance(call.func, ast.Call) and _called(call.func) in {"chain", "chord", "group"}
+    return canvas or _called(call) in SUBMITTING
 
 
 def _decorated(function: Function, names: set[str]) -> bool:
@@ -220,16 +228,14 @@ def _leftovers() -> Iterator[Finding]:
         folders[:] = [name for name in folders if name not in SKIPPED and (name[0] != "." or name == ".github")]
         for path in (Path(folder, name) for name in names):
             try:
-                text = path.read_text(encoding="utf-8") if path.is_file() and path.stat().st_size <= LARGEST else ""
-            except UnicodeDecodeError:  # not text
-                continue
+                text = path.read_bytes() if path.is_file() and path.stat().st_size <= LARGEST else b""
             except OSError as error:
                 yield Finding(_name(path), f"cannot be read: {error.strerror}", "make it readable for this user")
                 continue
             if path.suffix == ".rej":
                 yield Finding(_name(path), "an update could not apply this change", "apply it by hand, delete the file")
             if conflict := CONFLICT.search(text):
-                line = text.count("\n", 0, conflict.start()) + 1
+                line = text.count(b"\n", 0, conflict.start()) + 1
                 yield Finding(f"{_name(path)}:{line}", "an update left a conflict", "resolve it and delete the markers")
 
 
