@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 
 State = Literal["queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled"]
 FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
+WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)  # seconds
+DURATION_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
 
 
 class ContractError(Exception):
@@ -149,6 +151,7 @@ class ScheduleStatus(BaseModel):
     last_run_at: float | None = None
     next_run_at: float | None = None
     runs: int = 0
+    interval: float = Field(description="longest time between two firings")
     silent: bool = Field(default=False, description="it should have fired by now and did not")
 
 
@@ -190,7 +193,6 @@ class Engine(Protocol):
 
     def job_types(self) -> list[JobType]:
         """Every job that can be submitted, by name."""
-        ...
 
     async def submit(
         self,
@@ -203,19 +205,15 @@ class Engine(Protocol):
         priority: int | None = None,
     ) -> Submission:
         """Queue a job; `delay` in seconds. Raises UnknownJob, InvalidPayload, UnknownQueue, IdempotencyConflict."""
-        ...
 
     async def status(self, job_id: str) -> JobStatus:
         """Raises UnknownJob."""
-        ...
 
     async def result(self, job_id: str) -> Result:
         """Raises UnknownJob, NotFinished, JobFailed, ResultExpired."""
-        ...
 
     async def cancel(self, job_id: str) -> JobStatus:
         """Ask the job to stop; a job that already ended keeps its state. Raises UnknownJob."""
-        ...
 
     async def queues(self) -> list[QueueStatus]: ...
 
@@ -223,19 +221,15 @@ class Engine(Protocol):
         self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
         """Newest first, without payload and traceback."""
-        ...
 
     async def dead_letter(self, job_id: str) -> DeadLetter:
         """One dead letter whole. Raises NotADeadLetter."""
-        ...
 
     async def replay(self, job_id: str) -> Submission:
         """Run it again as a new job. Raises NotADeadLetter; replaying twice answers the same job, created=False."""
-        ...
 
     async def discard(self, job_id: str) -> None:
         """Forget it and free its idempotency key. Raises NotADeadLetter."""
-        ...
 
     async def schedules(self) -> list[ScheduleStatus]: ...
 
@@ -243,8 +237,12 @@ class Engine(Protocol):
 
     async def ping(self) -> None:
         """Return if the broker answers, raise BrokerUnavailable if not."""
-        ...
 
-    async def metrics(self) -> bytes:
-        """The fleet's metrics in the Prometheus text format."""
-        ...
+    async def counts(self) -> dict[str, float]:
+        """The fleet's counters, by name: `started|job|queue|`, `finished|job|queue|outcome`, `enqueued|job|queue|`.
+
+        And `wait|job|queue|n`, `duration|job|queue|n`: how many fell into bucket n, from 1; with n = `sum`: seconds.
+        """
+
+    async def close(self) -> None:
+        """Close the connections of this event loop; the engine opens them again when it is asked again."""

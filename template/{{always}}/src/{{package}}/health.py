@@ -7,10 +7,12 @@ the broker restarts every healthy worker when the broker is away. Whether jobs f
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from .contract import Health, QueueStatus, ScheduleStatus, WorkerStatus
+from .queues import QUEUES
 from .settings import settings
 
 ALIVE = 60.0  # seconds without a sign of life after which a process is taken for dead
@@ -52,3 +54,24 @@ def serve(name: str, host: str, port: int, ready: Callable[[], bool]) -> None:
     threading.Thread(
         target=ThreadingHTTPServer((host, port), Handler).serve_forever, name="health", daemon=True
     ).start()
+
+
+def judge(
+    workers: Sequence[WorkerStatus], queues: Sequence[QueueStatus], schedules: Sequence[ScheduleStatus]
+) -> Health:
+    """Whether jobs flow: a live worker on every queue, backlogs within their limits, schedules that fire."""
+    reasons, limits = [], {queue.name: queue for queue in QUEUES}
+    for queue in queues:
+        limit = limits[queue.name]
+        if not queue.workers:
+            reasons.append(f"queue {queue.name} has no live worker")
+        if queue.depth > limit.max_depth:
+            reasons.append(f"queue {queue.name} holds {queue.depth} jobs, more than {limit.max_depth}")
+        if queue.oldest_age > limit.max_age:
+            waited = f"{queue.oldest_age:.0f} s, over {limit.max_age:g}"
+            reasons.append(f"queue {queue.name}: its oldest job has waited {waited}")
+    for schedule in schedules:
+        if schedule.silent:
+            late = time.time() - (schedule.next_run_at or 0)
+            reasons.append(f"schedule {schedule.name} should have fired {late:.0f} s ago")
+    return Health(ok=not reasons, broker=True, workers=list(workers), reasons=reasons)

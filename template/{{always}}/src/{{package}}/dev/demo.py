@@ -1,7 +1,6 @@
 """`demo`: prove every pattern on this machine in half a minute, with a private broker, gateway and folder."""
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -59,9 +58,10 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
         with console.status("Starting a private broker, workers and scheduler …"):
             await start_valkey(processes, folder / "valkey", port)
             from ..ops.engine import engine  # not before REDIS_URL is known
+            from ..ops.schedules import make_due
 
             stage = Stage(engine(), gateway)
-            _make_a_schedule_due()
+            await make_due("sync_inventory")  # its interval is longer than the demo
             await start_service(processes, service_commands(None))
             crash = asyncio.create_task(processes.crash())
             ready = asyncio.create_task(_until_jobs_flow(stage))
@@ -116,16 +116,6 @@ async def _settled(stage: Stage) -> list[QueueStatus]:
                 await asyncio.sleep(0.1)
                 queues = await stage.engine.queues()
     return queues
-
-
-def _make_a_schedule_due() -> None:
-    """Its interval is longer than the demo: pretend that it was declared a minute ago."""
-    from ..ops.schedules import STATE, declared, longest_gaps
-    from ..runtime.connection import redis
-
-    for schedule in declared():
-        if schedule.job.name == "sync_inventory":
-            redis().hset(STATE, schedule.name, json.dumps({"since": time.time() - longest_gaps()[schedule.name]}))
 
 
 def _print(console: Console, played: list[tuple[bool, Row]], queues: list[QueueStatus]) -> None:

@@ -18,8 +18,9 @@ from .access import Access, is_loopback
 
 @asynccontextmanager
 async def _configured(_: FastAPI) -> AsyncGenerator[None]:
-    engine()  # raises NotConfigured: better no server than one that fails each request
+    used = engine()  # raises NotConfigured: better no server than one that fails each request
     yield
+    await used.close()
 
 
 def create_app() -> FastAPI:

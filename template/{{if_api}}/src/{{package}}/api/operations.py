@@ -1,12 +1,30 @@
-"""What a team needs to operate the service: queues, dead letters, schedules, health and metrics."""
+"""What a team needs to operate the service: queues, dead letters, schedules, health and metrics.
 
+Counters in a worker's memory vanish with a killed process: the engine keeps them in the broker, and any API process
+can tell them.
+"""
+
+import asyncio
+from collections.abc import Iterator
+from itertools import accumulate
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from pydantic import BaseModel
 
-from ..contract import BrokerUnavailable, DeadLetter, Health, QueueStatus, ScheduleStatus, Submission
+from ..contract import (
+    DURATION_BUCKETS,
+    WAIT_BUCKETS,
+    BrokerUnavailable,
+    DeadLetter,
+    Health,
+    QueueStatus,
+    ScheduleStatus,
+    Submission,
+)
 from ..patience import promptly
 from .access import CurrentEngine
 from .jobs import GUARDED, PREFIX, location
@@ -115,5 +133,69 @@ async def jobs(engine: CurrentEngine, response: Response) -> Health:
     responses=documented(401, 403, 503),
 )
 async def metrics(engine: CurrentEngine) -> Response:
-    """In the Prometheus text format."""
-    return Response(await promptly(engine.metrics()), media_type="text/plain; version=0.0.4; charset=utf-8")
+    """In the Prometheus text format; every API process tells the same totals: aggregate with `max by`, never `sum`."""
+    looks = asyncio.gather(engine.counts(), engine.queues(), engine.schedules())
+    counts, queues, schedules = await promptly(looks)
+    registry = CollectorRegistry()
+    registry.register(_Snapshot([*_counters(counts), *_histograms(counts), *_gauges(queues, schedules)]))
+    return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _counters(counts: dict[str, float]) -> Iterator[Metric]:
+    started = CounterMetricFamily("jobs_started", "Runs begun.", labels=["job", "queue"])
+    finished = CounterMetricFamily("jobs_finished", "Runs ended, by outcome.", labels=["job", "queue", "outcome"])
+    enqueued = CounterMetricFamily("jobs_enqueued", "Jobs accepted.", labels=["job", "queue"])
+    families = {"started": started, "enqueued": enqueued}
+    for field, value in sorted(counts.items()):
+        what, job, queue, outcome = field.split("|")
+        if what == "finished":
+            finished.add_metric([job, queue, outcome], value)
+        elif what in families:
+            families[what].add_metric([job, queue], value)
+    yield from (enqueued, started, finished)
+
+
+def _histograms(counts: dict[str, float]) -> Iterator[Metric]:
+    for what, name, text, bounds in (
+        ("wait", "jobs_queue_wait_seconds", "From due to started.", WAIT_BUCKETS),
+        ("duration", "jobs_duration_seconds", "Length of a run.", DURATION_BUCKETS),
+    ):
+        family = HistogramMetricFamily(name, text, labels=["job", "queue"])
+        series: dict[tuple[str, str], dict[str, float]] = {}
+        for field, value in counts.items():
+            kind, job, queue, bucket = field.split("|")
+            if kind == what:
+                series.setdefault((job, queue), {})[bucket] = value
+        for (job, queue), buckets in sorted(series.items()):
+            edges = [*map(str, bounds), "+Inf"]
+            totals = accumulate(buckets.get(str(i), 0.0) for i in range(1, len(edges) + 1))
+            family.add_metric([job, queue], list(zip(edges, totals, strict=True)), buckets.get("sum", 0.0))
+        yield family
+
+
+def _gauges(queues: list[QueueStatus], schedules: list[ScheduleStatus]) -> Iterator[Metric]:
+    for name, text, attribute in (
+        ("jobs_queue_depth", "Jobs in the queue: waiting, delayed and in flight.", "depth"),
+        ("jobs_queue_oldest_age_seconds", "Age of the oldest due job.", "oldest_age"),
+        ("jobs_in_flight", "Jobs taken by a worker and not finished.", "in_flight"),
+        ("jobs_dead_letter_depth", "Dead letters.", "dead_letters"),
+        ("jobs_workers", "Live workers that read the queue.", "workers"),
+    ):
+        family = GaugeMetricFamily(name, text, labels=["queue"])
+        for queue in queues:
+            family.add_metric([queue.name], getattr(queue, attribute))
+        yield family
+    last = GaugeMetricFamily("jobs_schedule_last_enqueue_timestamp_seconds", "Last firing.", labels=["schedule"])
+    interval = GaugeMetricFamily("jobs_schedule_interval_seconds", "Longest gap between firings.", labels=["schedule"])
+    for schedule in schedules:
+        last.add_metric([schedule.name], schedule.last_run_at or 0.0)
+        interval.add_metric([schedule.name], schedule.interval)
+    yield from (last, interval)
+
+
+class _Snapshot:
+    def __init__(self, families: list[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> list[Metric]:
+        return self.families

@@ -1,1 +1,1 @@
-"""The processes (worker, scheduler), and what looks at jobs from outside: API and CLI, backlog, metrics, doctor."""
+"""The processes (worker, scheduler), and what looks at jobs from outside: API and CLI, backlog, doctor."""

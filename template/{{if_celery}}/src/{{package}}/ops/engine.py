@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from functools import cache, wraps
@@ -30,15 +29,15 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
-from ..queues import QUEUES
+from ..health import judge
 from ..runtime import dead_letters
 from ..runtime.connection import UNAVAILABLE, redis
-from ..runtime.record import job_key, records, result_key
+from ..runtime.record import METRICS, job_key, records, result_key
 from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
 from ..settings import settings
-from . import metrics, schedules
+from . import backlog, schedules
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -169,7 +168,7 @@ class CeleryEngine:
 
     @in_thread
     def queues(self) -> list[QueueStatus]:
-        return metrics.queues()
+        return backlog.queues()
 
     @in_thread
     def dead_letters(
@@ -201,33 +200,20 @@ class CeleryEngine:
 
     @in_thread
     def _health(self) -> Health:
-        workers = metrics.workers()
-        reasons = []
-        limits = {queue.name: queue for queue in QUEUES}
-        for queue in metrics.queues(workers):
-            limit = limits[queue.name]
-            if not queue.workers:
-                reasons.append(f"queue {queue.name} has no live worker")
-            if queue.depth > limit.max_depth:
-                reasons.append(f"queue {queue.name} holds {queue.depth} jobs, more than {limit.max_depth}")
-            if queue.oldest_age > limit.max_age:
-                reasons.append(
-                    f"queue {queue.name}: its oldest job has waited {queue.oldest_age:.0f} s, over {limit.max_age:g}"
-                )
-        late = [schedule for schedule in schedules.statuses() if schedule.silent]
-        reasons += [
-            f"schedule {schedule.name} should have fired {time.time() - (schedule.next_run_at or 0):.0f} s ago"
-            for schedule in late
-        ]
-        return Health(ok=not reasons, broker=True, workers=workers, reasons=reasons)
+        workers = backlog.workers()
+        return judge(workers, backlog.queues(workers), schedules.statuses())
 
     @in_thread
     def ping(self) -> None:
         redis().ping()
 
     @in_thread
-    def metrics(self) -> bytes:
-        return metrics.exposition(metrics.queues(), schedules.statuses(), schedules.longest_gaps())
+    def counts(self) -> dict[str, float]:
+        return {str(field): float(str(value)) for field, value in redis().hgetall(METRICS).items()}
+
+    @in_thread
+    def close(self) -> None:
+        redis().close()
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:

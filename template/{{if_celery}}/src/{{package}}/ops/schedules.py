@@ -7,6 +7,7 @@ second gets the first one's job. `statuses` tells when firings stop: the dead ma
 
 import json
 import time
+from itertools import pairwise
 from threading import Thread
 from typing import Any
 
@@ -101,21 +102,27 @@ def statuses() -> list[ScheduleStatus]:
                 last_run_at=seen.get("last_run_at"),
                 next_run_at=due,
                 runs=seen.get("runs", 0),
+                interval=_longest_gap(schedule, now),
                 silent=last is not None and now > due + GRACE,
             )
         )
     return found
 
 
-def longest_gaps() -> dict[str, float]:
-    """Seconds between firings of each schedule, the longest of the next dozen (a crontab may skip weekends)."""
-    gaps = {}
+def _longest_gap(schedule: Schedule, now: float) -> float:
+    """Seconds between its firings, the longest of the next dozen (a crontab may skip weekends)."""
+    moments = [schedule.due_after(now)]
+    for _ in range(12):
+        moments.append(schedule.due_after(moments[-1]))
+    return max(later - earlier for earlier, later in pairwise(moments))
+
+
+async def make_due(job: str) -> None:
+    """Let the schedules of this job fire at once, as if they had been declared long ago."""
     for schedule in declared():
-        moments = [schedule.due_after(time.time())]
-        for _ in range(12):
-            moments.append(schedule.due_after(moments[-1]))
-        gaps[schedule.name] = max(moments[index + 1] - moments[index] for index in range(12))
-    return gaps
+        if schedule.job.name == job:
+            now = time.time()
+            redis().hset(STATE, schedule.name, json.dumps({"since": now - _longest_gap(schedule, now)}))
 
 
 def declared() -> list[Schedule]:

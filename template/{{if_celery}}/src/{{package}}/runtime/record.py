@@ -16,15 +16,12 @@ from typing import Any
 from celery.app.task import Context
 from redis import Redis
 
-from ..contract import State
+from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State
 from ..settings import settings
 from .connection import redis
 
 RESERVED_FOR = 30  # seconds in which a sender must have sent its message
 METRICS = "metrics"
-WAIT_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 14400)  # seconds
-DURATION_BUCKETS = (0.005, 0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)  # seconds
-
 
 Record = dict[str, Any]
 

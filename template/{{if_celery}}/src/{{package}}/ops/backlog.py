@@ -1,0 +1,90 @@
+"""How much work waits, and who is there to do it.
+
+`LLEN queue` sees one of ten priority lists and none of what is delayed or in hand, so that alerts and autoscaling stay
+blind.
+"""
+
+import json
+import time
+from collections import Counter
+from datetime import datetime
+from typing import Any
+
+from ..contract import QueueStatus, WorkerStatus
+from ..queues import QUEUES
+from ..runtime.connection import redis
+from ..settings import settings
+
+PRIORITIES = range(10)
+LOOKED_AT = 200  # messages per list, the oldest; of the others, delayed ones that no worker holds count as waiting
+
+
+def _list_name(queue: str, step: int) -> str:
+    return f"{queue}:{step}" if step else queue
+
+
+def _due(message: dict[str, Any]) -> float | None:
+    """When this message's job is or was due, None if it does not say."""
+    headers = message.get("headers") or {}
+    if eta := headers.get("eta"):
+        return datetime.fromisoformat(eta).timestamp()
+    return (headers.get("job") or {}).get("submitted_at")
+
+
+def _due_of(text: str) -> float | None:
+    try:
+        return _due(json.loads(text))
+    except (ValueError, AttributeError):
+        return None  # not a message; a worker will make a dead letter of it
+
+
+def workers() -> list[WorkerStatus]:
+    """The workers that gave a sign of life within three renewals."""
+    alive, forgotten, now = [], [], time.time()
+    for name, text in sorted(redis().hgetall("workers").items()):
+        worker = WorkerStatus(name=name, **json.loads(text))
+        if now - worker.seen_at < 3 * settings().renewal:
+            alive.append(worker)
+        elif now - worker.seen_at > 3600:
+            forgotten.append(name)
+    if forgotten:
+        redis().hdel("workers", *forgotten)
+    return alive
+
+
+def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
+    """Every queue with its backlog."""
+    alive = workers() if alive is None else alive
+    now = time.time()
+    with redis().pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            for step in PRIORITIES:
+                pipe.llen(_list_name(queue.name, step))
+                pipe.lrange(_list_name(queue.name, step), -LOOKED_AT, -1)
+        pipe.hvals("unacked")
+        pipe.hgetall("dead:queues")
+        *lists, unacked, dead = pipe.execute()
+    delayed: Counter[str] = Counter()
+    in_flight: Counter[str] = Counter()
+    for text in unacked:
+        message, _, queue_name = json.loads(text)
+        (delayed if (_due(message) or now) > now else in_flight)[queue_name] += 1
+    found = []
+    for index, queue in enumerate(QUEUES):
+        part = lists[index * 2 * len(PRIORITIES) : (index + 1) * 2 * len(PRIORITIES)]
+        moments = [due for texts in part[1::2] for text in texts if (due := _due_of(text)) is not None]
+        delayed[queue.name] += (later := sum(due > now for due in moments))
+        waiting = sum(part[0::2]) - later
+        found.append(
+            QueueStatus(
+                name=queue.name,
+                depth=waiting + delayed[queue.name] + in_flight[queue.name],
+                waiting=waiting,
+                delayed=delayed[queue.name],
+                in_flight=in_flight[queue.name],
+                oldest_age=max(0.0, now - min(moments)) if moments else 0.0,
+                workers=sum(queue.name in worker.queues for worker in alive),
+                dead_letters=int(dead.get(queue.name, 0)),
+            )
+        )
+    return found
