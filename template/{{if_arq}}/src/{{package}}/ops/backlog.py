@@ -6,9 +6,11 @@ schedule of next week and hides a stuck worker; here delayed and taken jobs are 
 
 import time
 
+from pydantic_core import from_json
+
 from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
-from ..runtime.connection import loads, redis, text, texts
+from ..runtime.connection import redis, text, texts
 from ..runtime.record import queue_key, running_key
 from ..settings import settings
 
@@ -21,7 +23,7 @@ async def workers() -> list[WorkerStatus]:
     alive, forgotten, now = [], [], time.time()
     stored: dict[bytes, bytes] = await redis().hgetall("workers")
     for name, seen in sorted(stored.items()):
-        worker = WorkerStatus(name=text(name), **loads(seen))
+        worker = WorkerStatus(name=text(name), **from_json(seen))
         if now - worker.seen_at < 3 * settings().renewal:
             alive.append(worker)
         elif now - worker.seen_at > FORGOTTEN:

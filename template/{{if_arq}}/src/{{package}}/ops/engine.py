@@ -7,7 +7,8 @@ from functools import cache, wraps
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
 
 from ..contract import (
     BrokerUnavailable,
@@ -30,7 +31,7 @@ from ..contract import (
 from ..health import judge
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection, dead_letters
-from ..runtime.connection import UNAVAILABLE, dumps, loads, redis, text, texts
+from ..runtime.connection import UNAVAILABLE, dumps, redis, texts
 from ..runtime.job import Job, jobs
 from ..runtime.record import METRICS, job_key, lease_key, records, result_key
 from ..runtime.results import large_results, reference
@@ -132,7 +133,7 @@ class ArqEngine:
         stored: bytes | None = await redis().get(result_key(job_id))
         if stored is None:
             raise gone
-        value = loads(stored)["r"]
+        value = from_json(stored)["r"]
         if (source := reference(value)) is None:
             document = dumps(value)
             return Result(size=len(document), chunks=_chunks(iter([document])))
@@ -191,7 +192,7 @@ class ArqEngine:
     @answering
     async def counts(self) -> dict[str, float]:
         stored: dict[bytes, bytes] = await redis().hgetall(METRICS)
-        return {text(field): float(value) for field, value in stored.items()}
+        return {field: float(value) for field, value in texts(stored).items()}
 
     async def close(self) -> None:
         await connection.close()
@@ -201,7 +202,7 @@ def _payload_schema(job: Job[Any, Any]) -> dict[str, Any]:
     """Of the only parameter if that is a model, else of all of them."""
     parameter = job.payload_parameter
     model: Any = job.arguments.model_fields[parameter].annotation if parameter else job.arguments
-    return TypeAdapter[BaseModel](model).json_schema()
+    return TypeAdapter(model).json_schema()
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -14,13 +14,15 @@ from threading import Thread
 from typing import Any
 
 import structlog
+from pydantic import ValidationError
+from pydantic_core import from_json
 
 from .. import health, logs
 from ..contract import IdempotencyConflict, ScheduleStatus
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
-from ..runtime.connection import UNAVAILABLE, close, dumps, loads, redis, text
-from ..runtime.job import Schedule
+from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text
+from ..runtime.job import JobDeclarationError, Schedule
 from ..runtime.results import large_results
 from ..settings import settings
 
@@ -76,7 +78,7 @@ async def _look(schedule: Schedule, stored: bytes | None) -> float:
     if stored is None:
         await redis().hsetnx(STATE, schedule.name, dumps({"since": time.time()}))
         return 0.0
-    seen = loads(stored)
+    seen = from_json(stored)
     due = schedule.due_after(_last(seen))
     if due > time.time():
         return due - time.time()
@@ -137,24 +139,27 @@ def longest_gap(schedule: Schedule) -> float:
 def declared() -> list[Schedule]:
     """The `SCHEDULES` of all modules in jobs/.
 
-    Raises ValueError if a name stands twice, a payload does not fit its job or firings have no time between them.
+    Raises JobDeclarationError if a name stands twice, a payload does not fit, or firings have no time between them.
     """
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     names = [schedule.name for schedule in schedules]
     if len(names) != len(set(names)):
-        raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
+        raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
     now = time.time()
     for schedule in schedules:
         if schedule.due_after(now) <= now:
-            raise ValueError(f"SCHEDULES in jobs/: {schedule.name} fires without a pause: {schedule.times}")
-        schedule.job.arguments.model_validate(schedule.payload or {})
+            raise JobDeclarationError(f"schedule {schedule.name} fires without a pause: {schedule.times}")
+        try:
+            schedule.job.validate(schedule.payload or {})
+        except ValidationError as error:
+            raise JobDeclarationError(f"schedule {schedule.name}: its payload does not fit: {error}") from error
     return schedules
 
 
 async def state() -> dict[str, dict[str, Any]]:
     """When each schedule last fired, and how often."""
     stored: dict[bytes, bytes] = await redis().hgetall(STATE)
-    return {text(name): loads(seen) for name, seen in stored.items()}
+    return {text(name): from_json(seen) for name, seen in stored.items()}
 
 
 async def make_due(job: str) -> None:

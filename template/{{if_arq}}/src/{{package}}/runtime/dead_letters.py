@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
-from .connection import dumps, loads, redis, text
+from .connection import dumps, redis, text
 from .job import Job, jobs
 from .record import job_key, records
 
 PAGE = 200
-WORKFLOW = ("next", "on_error", "group", "part", "input")  # what the record knows of the job's place in a workflow
+WORKFLOW = ("next", "on_error", "group", "part", "input", "failed_step")  # fields of the record
 
 # KEYS: 1 dead, 2 dead:queues, 3 the letter. ARGV: 1 id, 2 queue
 REMOVE = """
@@ -96,7 +97,7 @@ async def listed(*, job: str | None, queue: str | None, reason: str | None, limi
     for start in range(0, await redis().zcard("dead"), PAGE):
         ids: list[bytes] = await redis().zrange("dead", start, start + PAGE - 1, desc=True)
         for stored in await redis().mget([_key(text(job_id)) for job_id in ids]) if ids else []:
-            letter = loads(stored) if stored else {}
+            letter = from_json(stored) if stored else {}
             if letter and all(value is None or letter.get(name) == value for name, value in wanted.items()):
                 found.append(DeadLetter.model_validate({**letter, "traceback": ""}))
                 if len(found) == limit:
@@ -144,17 +145,20 @@ async def discard(job_id: str) -> None:
 
 
 async def _send_again(job: Job[Any, Any], letter: dict[str, Any], new_id: str) -> Submission:
+    workflow = dict(letter["workflow"])
     try:
         return await job.send(
-            _arguments(job, letter),
+            job.bind(letter["args"], letter["kwargs"]),
+            restart=True,
+            job_id=new_id,
             key=letter["idempotency_key"],
             queue=letter["queue"] or None,
             priority=None if letter["priority"] is None else int(letter["priority"]),
-            job_id=new_id,
             replay_of=letter["id"],
-            workflow=letter["workflow"],
+            given=workflow.pop("input", None),
+            **workflow,
         )
-    except ValidationError as error:
+    except (TypeError, ValidationError) as error:
         raise ContractError(
             f"dead letter {letter['id']}: its payload does not fit {job.name} as it is now, discard it: {error}"
         ) from error
@@ -168,12 +172,7 @@ async def _stored(job_id: str) -> dict[str, Any]:
     stored: bytes | None = await redis().get(_key(job_id))
     if stored is None:
         raise NotADeadLetter(f"there is no dead letter {job_id}")
-    return loads(stored)
-
-
-def _arguments(job: Job[Any, Any], letter: dict[str, Any]) -> dict[str, Any]:
-    """By name; arq's own clients may send some by position."""
-    return {**dict(zip(job.arguments.model_fields, letter["args"], strict=False)), **letter["kwargs"]}
+    return from_json(stored)
 
 
 def _payload(letter: dict[str, Any]) -> Any:
@@ -181,10 +180,10 @@ def _payload(letter: dict[str, Any]) -> Any:
     if letter["args"] is None:
         return letter["raw"]
     job = jobs().get(letter["job"])
-    if job is None:
-        return letter["kwargs"] or letter["args"] or None
-    arguments = _arguments(job, letter)
-    return arguments.get(job.payload_parameter) if job.payload_parameter else arguments or None
+    parameter = job.payload_parameter if job else None
+    if parameter:
+        return letter["kwargs"].get(parameter, next(iter(letter["args"]), None))
+    return letter["kwargs"] or letter["args"] or None
 
 
 async def _remove(job_id: str, queue: str) -> None:
