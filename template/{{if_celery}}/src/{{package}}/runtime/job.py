@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from celery.schedules import crontab, schedule
 from pydantic import BaseModel, ConfigDict, create_model
@@ -27,18 +27,24 @@ class JobDeclarationError(TypeError):
     """A job is declared in a way that would fail in production."""
 
 
+class Declaration(Protocol):
+    """What `@job(…)` answers. A Callable would take its parameters from `idempotency_key`, a lambda without types."""
+
+    def __call__(self, function: Callable[P, R]) -> JobTask[P, R]: ...
+
+
 def job(
     *,
     queue: str | None = None,
     priority: int = 5,
     retry: RetryPolicy | None = DEFAULT_RETRY,
-    idempotency_key: Callable[P, str] | None = None,
+    idempotency_key: Callable[..., str] | None = None,
     no_key_because: str | None = None,
     soft_limit: float | None = None,
     hard_limit: float | None = None,
     singleton: Literal["wait", "skip"] | None = None,
     outcome: bool = False,
-) -> Callable[[Callable[P, R]], JobTask[P, R]]:
+) -> Declaration:
     """Declare a job; its name is the function's.
 
     `priority` 0–9, 9 is the most urgent. `retry=None`: never. `idempotency_key` makes the key from the arguments;
