@@ -1,8 +1,8 @@
 """A worker's own sign of life: a file and a port, so that a probe asks nothing of the broker.
 
-`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool; liveness that depends on
-the broker restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead
-(/health/jobs).
+`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool, `arq --check` finds a dead
+worker healthy for an hour; liveness that depends on the broker restarts every healthy worker when the broker is away.
+Whether jobs flow is asked of the API instead (/health/jobs).
 """
 
 import threading
@@ -19,7 +19,7 @@ ALIVE = 60.0  # seconds without a sign of life after which a process is taken fo
 
 
 def heartbeat_file(name: str) -> Path:
-    """Where the process of this name (`name` or Celery's `name@host`) leaves its sign of life."""
+    """Where the process of this name (`name` or `name@host`) leaves its sign of life."""
     return settings().run_dir / f"{name.partition('@')[0]}.alive"
 
 

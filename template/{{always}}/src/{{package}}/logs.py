@@ -1,6 +1,6 @@
 """One log format for everything in the process, so that a job's lines can be found by its id whoever wrote them.
 
-structlog's, Celery's, uvicorn's and any library's records pass through one formatter: readable lines on a terminal, one
+Our records, the worker's, uvicorn's and any library's pass through one formatter: readable lines on a terminal, one
 JSON object per line elsewhere (`LOG_FORMAT`). All go to stderr; stdout belongs to what a command was asked for. What is
 bound by `structlog.contextvars` (the worker binds job_id, job, attempt, queue and trace_id) is in each record.
 """
@@ -16,7 +16,7 @@ from .settings import settings
 def configure() -> None:
     """Send all log records to stderr in the format and from the level that the settings say; may be called again."""
     config = settings()
-    # No ExtraAdder: Celery puts a job's arguments into `extra`, and payloads do not belong into logs.
+    # No ExtraAdder: libraries put a job's arguments into `extra`, and payloads do not belong into logs.
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,

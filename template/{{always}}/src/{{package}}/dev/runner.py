@@ -36,7 +36,7 @@ def dev() -> int:
     Returns 0 if it was stopped, 1 if a part ended by itself, 2 if it could not start.
     """
     if sys.platform == "win32":
-        return _refuse("`dev` needs Linux or macOS (Celery's worker processes do): run it in WSL2.")
+        return _refuse("`dev` needs Linux or macOS as workers do: run it in WSL2.")
     try:
         with _only_one_here():
             return asyncio.run(_dev(settings()))
