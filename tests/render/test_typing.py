@@ -1,0 +1,60 @@
+"""A wrong call of a job is an error in the editor, not in production: for mypy, pyright and ty alike.
+
+The calls are in tests/typing/, a file for each stack.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .rendering import ROOT, Renderer
+from .test_clean import run
+
+CALLS = sorted((ROOT / "tests/typing").glob("*.py"))
+
+
+def reported(output: str) -> set[int]:
+    """The lines with errors, in `path:line:…: error…`, which mypy and ty print."""
+    return {int(line) for line in re.findall(r"^calls\.py:(\d+):.*\berror\b", output, re.MULTILINE)}
+
+
+def checked(service: Path, python: Path) -> dict[str, set[int]]:
+    """The lines of calls.py that each checker reports, run with its strictest rules where its user would run it."""
+
+    def output(*command: str) -> str:
+        environment = {**os.environ, "MYPYPATH": "src"}
+        return subprocess.run(
+            [*command, "calls.py"], cwd=service, env=environment, stdout=subprocess.PIPE, text=True, check=False
+        ).stdout
+
+    mypy = output("mypy", "--strict", "--follow-imports=silent", f"--python-executable={python}")
+    pyright: dict[str, Any] = json.loads(output("pyright", "--outputjson", f"--pythonpath={python}"))
+    ty = output("ty", "check", "--output-format=concise", f"--python={python}")
+    found = [error for error in pyright["generalDiagnostics"] if error["severity"] == "error"]
+    return {
+        "mypy": reported(mypy),
+        "pyright": {error["range"]["start"]["line"] + 1 for error in found},
+        "ty": reported(ty),
+    }
+
+
+@pytest.mark.parametrize("calls", CALLS, ids=lambda path: path.stem)
+def test_type_checkers_report_each_wrong_call_and_no_other(renderer: Renderer, tmp_path: Path, calls: Path) -> None:
+    service = renderer.render({"stack": calls.stem}).write(tmp_path / "service")
+    text = calls.read_text()
+    (service / "calls.py").write_text(text)
+    uv = os.environ.get("UV") or shutil.which("uv")
+    assert uv, "the type check needs uv to install what a service imports: run the tests by `sh scripts/test.sh`"
+    run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "environment")], tmp_path)
+    python = tmp_path / "environment" / "bin" / "python"
+    run([uv, "pip", "install", "--quiet", "--python", str(python), "-r", "pyproject.toml"], service)
+
+    wrong = {number for number, line in enumerate(text.splitlines(), 1) if "# wrong: " in line}
+    assert checked(service, python) == {"mypy": wrong, "pyright": wrong, "ty": wrong}
