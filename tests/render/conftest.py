@@ -1,4 +1,4 @@
-"""One export and one rendering of every combination, shared by all render tests."""
+"""One export and one rendering of the combinations, shared by all render tests."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
 
 @pytest.fixture(scope="session")
 def services(renderer: Renderer) -> list[Service]:
-    """Every combination of answers, the default one first."""
+    """The default answers first, then the combinations."""
     return [renderer.render({}), *map(renderer.render, combinations())]
 
 
@@ -23,7 +23,7 @@ def default(services: list[Service]) -> Service:
 
 @pytest.fixture(scope="session")
 def contents(services: list[Service]) -> dict[tuple[str, bytes], Service]:
-    """Each distinct file of all combinations, with the first service that has it."""
+    """Each distinct file of these services, with the first service that has it."""
     found: dict[tuple[str, bytes], Service] = {}
     for service in services:
         for path, content in service.files.items():

@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -66,7 +66,10 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
 
 
 def combinations() -> list[Answers]:
-    """Every combination of the questions that have choices; for the queues, every subset that holds `default`."""
+    """Any three answers to different questions meet in one of these; for the queues, every subset that holds `default`.
+
+    All combinations would be several hundred, and twice as many with each new question.
+    """
     every: dict[str, list[Any]] = {}
     for name, question in RECORDED.items():
         values = choices(question)
@@ -76,7 +79,32 @@ def combinations() -> list[Answers]:
             every[name] = [subset for subset in picked if name != "queues" or "default" in subset]
         elif len(values) > 1:
             every[name] = values
-    return [dict(zip(every, answers, strict=True)) for answers in itertools.product(*every.values())]
+    values = list(every.values())
+    items = [[(question, value) for value in range(len(values[question]))] for question in range(len(values))]
+    missing = {triple for three in itertools.combinations(items, 3) for triple in itertools.product(*three)}
+    found: list[Answers] = []
+    while missing:
+        chosen = _completed(min(missing), items, missing)
+        missing -= set(itertools.combinations(chosen, 3))
+        found.append({name: values[question][value] for name, (question, value) in zip(every, chosen, strict=True)})
+    return found
+
+
+Item = tuple[int, int]
+"""A question and an answer to it, by number."""
+
+
+def _completed(begun: Sequence[Item], items: Sequence[Sequence[Item]], missing: Set[tuple[Item, ...]]) -> list[Item]:
+    """One answer to each question, these among them; the others so that they bring most of what is missing."""
+    chosen = list(begun)
+
+    def brings(item: Item) -> int:
+        return sum(tuple(sorted((item, *pair))) in missing for pair in itertools.combinations(chosen, 2))
+
+    for answers in items:
+        if not set(answers) & set(chosen):
+            chosen.append(max(answers, key=brings))
+    return sorted(chosen)
 
 
 def export(folder: Path) -> Path:

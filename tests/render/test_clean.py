@@ -97,16 +97,17 @@ def test_python_is_formatted_and_linted_by_the_services_own_rules(
         run(["ruff", "check", "--no-cache", "--output-format=concise", "."], folder)
 
 
-def test_python_passes_the_type_check(renderer: Renderer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stack", choices(QUESTIONS["stack"]))
+def test_python_passes_the_type_check(renderer: Renderer, tmp_path: Path, stack: str) -> None:
     """Every set of files that the API and the results make, on the oldest Python; the default one on the newest."""
     queues = choices(QUESTIONS["queues"])
     cases = [
-        {"api": api, "large_results": results, "queues": chosen}
+        {"stack": stack, "api": api, "large_results": results, "queues": chosen}
         for api in (True, False)
         for results in choices(QUESTIONS["large_results"])
         for chosen in (queues, ["default"])
     ]
-    cases.append({"python_version": choices(QUESTIONS["python_version"])[-1]})
+    cases.append({"stack": stack, "python_version": choices(QUESTIONS["python_version"])[-1]})
     folders = [renderer.render(case).write(tmp_path / str(number)) for number, case in enumerate(cases)]
 
     uv = os.environ.get("UV") or shutil.which("uv")

@@ -46,7 +46,9 @@ def repository(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
-@pytest.mark.parametrize("answers", [{}, {"api": False, "large_results": "database", "queues": ["default"]}], ids=str)
+@pytest.mark.parametrize(
+    "answers", [{}, {"stack": "arq", "api": False, "large_results": "database", "queues": ["default"]}], ids=str
+)
 def test_stock_copier_renders_the_same(repository: Path, renderer: Renderer, tmp_path: Path, answers: Answers) -> None:
     data = [argument for name, value in answers.items() for argument in ("--data", f"{name}={value}")]
     copier("copy", "--quiet", *data, str(repository), str(tmp_path / "service"))

