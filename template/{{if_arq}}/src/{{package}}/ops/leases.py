@@ -1,0 +1,97 @@
+"""Keep what a worker runs, and show that it lives, from a thread: also while a job blocks the event loop.
+
+A lease renewed by the loop ends under a job that computes for a minute, and a second worker starts it too. A job that
+blocks the loop past its hard limit cannot be stopped from inside: it costs the process its life, and nobody else's job.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from .. import health
+from ..runtime import dead_letters
+from ..runtime.connection import UNAVAILABLE, connect_blocking, text, texts
+from ..runtime.record import Taken, job_key, script
+from ..settings import settings
+
+if TYPE_CHECKING:
+    from .worker import QueueWorker
+
+log = structlog.get_logger(__name__)
+BLOCKED = 5.0  # seconds without a turn of the loop, and over the hard limit, until the process ends
+
+
+class LeaseKeeper(threading.Thread):
+    """Every `renewal` seconds: a sign of life, leases, cancellations that went unheard, jobs that block."""
+
+    def __init__(self, worker: "QueueWorker") -> None:
+        super().__init__(name="lease-keeper", daemon=True)
+        self.worker = worker
+        self.client = connect_blocking()
+        self.step = self.client.register_script(script())
+        self.loop_thread = threading.get_ident()
+        if port := settings().worker_port:
+            health.serve(worker.name, settings().worker_host, port, self.ready)
+
+    def ready(self) -> bool:
+        """Whether Redis answers."""
+        try:
+            return bool(self.client.ping())
+        except UNAVAILABLE:
+            return False
+
+    def run(self) -> None:
+        while True:
+            try:
+                if time.monotonic() - self.worker.ticked_at < health.ALIVE / 2:
+                    health.beat(self.worker.name)
+                self.renew()
+                self.end_blocking_jobs()
+            except Exception as error:  # whatever it is, the next round must come, or running jobs are started twice
+                log.warning("leases not renewed", error=repr(error))
+            time.sleep(settings().renewal)
+
+    def renew(self) -> None:
+        """One round."""
+        running = list(self.worker.running.values())
+        entry = {"queues": self.worker.queues, "concurrency": self.worker.max_jobs, "running": len(running)}
+        self.client.hset("workers", self.worker.name, json.dumps({**entry, "seen_at": time.time()}))
+        held = [part for taken in running for part in (taken.id, taken.name, taken.queue)]
+        for job_id in self._do("renew", self.worker.execution.owner, *held):
+            self.worker.loop.call_soon_threadsafe(self.worker.interrupt, text(job_id), "cancelled")
+
+    def end_blocking_jobs(self) -> None:
+        """If the loop stands still and jobs are over their hard limits: dead letters for those, and the end."""
+        over = self.worker.over_hard_limit(BLOCKED)
+        if not over or time.monotonic() - self.worker.ticked_at < BLOCKED:
+            return
+        stack = "".join(traceback.format_stack(sys._current_frames()[self.loop_thread]))
+        for taken in over:
+            self._give_up(taken, stack)
+        log.critical("a job blocks the event loop over its hard limit: this process ends", stack=stack)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _give_up(self, taken: Taken, stack: str) -> None:
+        call = json.loads(taken.message)
+        error = f"TimedOut: longer than {self.worker.jobs[taken.name].hard_limit:g} s, and the event loop was blocked"
+        letter = dead_letters.encode(
+            taken.id,
+            texts(cast("dict[bytes, bytes]", self.client.hgetall(job_key(taken.id)))),
+            call["a"],
+            call["k"],
+            reason="timed out",
+            error=error,
+            traceback=stack,
+        )
+        owner, place = self.worker.execution.owner, (taken.name, taken.queue)
+        self._do("finish", taken.id, owner, "failed", "timed_out", "", *place, 0, letter, "error", error)
+
+    def _do(self, *arguments: str | bytes | int) -> list[bytes]:
+        return self.step(keys=[], args=arguments) or []

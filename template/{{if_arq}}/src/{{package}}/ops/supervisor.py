@@ -1,0 +1,79 @@
+"""Start the worker again when it dies, and let others take what it held: a job may take its whole process along.
+
+The worker is a child process. If memory or a library kills it, a platform would start the container anew in a while and
+the jobs would wait for their leases; here another child starts at once.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import structlog
+
+from ..runtime.connection import UNAVAILABLE, connect_blocking
+from ..runtime.record import script
+
+log = structlog.get_logger(__name__)
+PR_SET_PDEATHSIG = 1
+PAUSE = 0.5  # seconds before a child that died at once is replaced
+
+
+def supervise(work: Callable[[str], None], queues: Sequence[str]) -> None:
+    """Run `work(owner)` in a child until SIGTERM or its own end; ends with its exit code unless a signal killed it."""
+    stopping = False
+    child = 0
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if child:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    while not stopping:
+        owner, began, parent = uuid.uuid4().hex, time.monotonic(), os.getpid()
+        child = os.fork()
+        if child == 0:
+            _child(work, owner, parent)
+        if stopping:  # between the fork and the end of its line
+            stop()
+        _, status = os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(status)
+        if code >= 0:
+            sys.exit(code)
+        if not stopping:
+            log.error("the worker was killed, another starts", by=signal.Signals(-code).name)
+            _release(owner, queues)
+            time.sleep(max(0.0, PAUSE - (time.monotonic() - began)))
+
+
+def _child(work: Callable[[str], None], owner: str, parent: int) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    if sys.platform == "linux":  # it must not outlive its supervisor: nobody would stop it
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+    code = 1
+    try:
+        work(owner)
+        code = 0
+    except BaseException:
+        log.exception("the worker failed")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _release(owner: str, queues: Sequence[str]) -> None:
+    with suppress(*UNAVAILABLE):  # if not now, the leases end by themselves
+        released = connect_blocking().eval(script(), 0, "release", owner, *queues)
+        log.info("its jobs were given back", count=released)

@@ -1,0 +1,258 @@
+"""The worker process: queues in order, woken at once, leases on what it runs, an end that loses and doubles nothing.
+
+arq's own loop looks twice a second, claims each job with four round trips, never sees what stands behind a hundred
+running jobs, leaves a killed worker's jobs for as long as the longest may run, and ends when Redis restarts. This one
+takes a batch in one step, keeps leases of seconds, and waits for Redis.
+"""
+
+import asyncio
+import io
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from signal import Signals
+from typing import Any
+
+import structlog
+from arq.worker import Function, Worker
+
+from .. import health, logs
+from ..queues import QUEUES, Queue
+from ..runtime.connection import UNAVAILABLE, adopt, connect, patiently, text
+from ..runtime.execution import Execution
+from ..runtime.job import jobs
+from ..runtime.record import Taken, queue_key, records
+from ..runtime.routing import known_queue
+from ..settings import settings
+from .leases import LeaseKeeper
+from .supervisor import supervise
+
+log = structlog.get_logger(__name__)
+IDLE = 1.0  # seconds after which an idle worker looks by itself, should a wake-up have been lost
+LAST_WORDS = 2.0  # seconds that a job has when it is stopped
+
+
+def run_worker(queues: list[str] | None = None) -> None:
+    """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue, NotConfigured."""
+    settings().require_redis_url()
+    names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
+    chosen = [queue for queue in QUEUES if queue.name in names]
+    logs.configure()
+    name = settings().worker_name or "-".join([*(queue.name for queue in chosen), str(os.getpid())])
+
+    def work(owner: str) -> None:
+        from ..worker import WorkerSettings  # arq's declarations
+
+        QueueWorker(
+            WorkerSettings.functions,
+            queues=chosen,
+            name=f"{name}@{os.uname().nodename}",
+            owner=owner,
+            on_startup=WorkerSettings.on_startup,
+            on_shutdown=WorkerSettings.on_shutdown,
+            health_check_key=WorkerSettings.health_check_key,
+        ).run()
+
+    supervise(work, [queue.name for queue in chosen])
+
+
+def check() -> Iterator[tuple[str, str, str]]:
+    """For `doctor`: where, problem and mend of what keeps a worker from starting."""
+    try:
+        from ..worker import WorkerSettings
+    except Exception as error:
+        yield "jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this"
+        return
+    if not WorkerSettings.functions:
+        yield "jobs/", "declares no job: arq refuses to start", "declare one with @job"
+
+
+class QueueWorker(Worker):
+    """arq's worker with another loop: several queues in one process, 9 before 0.
+
+    What stays arq's: hooks at start and end, signals, `--burst`, `--check`, `ctx`, the formats of messages and results.
+    """
+
+    def __init__(
+        self,
+        functions: Sequence[Function],
+        *,
+        queues: Sequence[Queue] = QUEUES,
+        name: str | None = None,
+        owner: str | None = None,
+        burst: bool = False,
+        on_startup: Any = None,
+        on_shutdown: Any = None,
+        health_check_key: str | None = None,
+        redis_settings: object = None,  # for `arq --check`; the worker's client is ours
+    ) -> None:
+        logs.configure()
+        self.queues = [queue.name for queue in queues]
+        self.name = name or f"{'-'.join(self.queues)}-{os.getpid()}@{os.uname().nodename}"
+        super().__init__(
+            functions,
+            queue_name=queue_key(self.queues[0]),
+            redis_pool=connect(),
+            burst=burst,
+            on_startup=on_startup,
+            on_shutdown=on_shutdown,
+            health_check_key=health_check_key,
+            health_check_interval=10,
+            job_completion_wait=math.ceil(settings().drain),
+            max_jobs=max(queue.concurrency for queue in queues),
+            poll_delay=0,  # the loop waits by itself
+        )
+        adopt(self.loop, self.pool)
+        self.jobs = jobs()
+        self.execution = Execution(self.jobs, self.ctx, owner or self.name)
+        self.singletons = json.dumps({job.name: job.singleton for job in self.jobs.values() if job.singleton}).encode()
+        self.running: dict[str, Taken] = {}
+        self.alone: Taken | None = None
+        self.woken = asyncio.Event()
+        self.ticked_at = math.inf  # when the event loop was last seen to turn
+
+    async def main(self) -> None:
+        """Work until `main_task` is cancelled; wait for Redis first, as long as it takes."""
+        await patiently(self.pool.ping)
+        LeaseKeeper(self).start()
+        beside = [self.loop.create_task(task) for task in (self._listen(), self._tick())]
+        try:
+            await super().main()
+        finally:
+            for task in beside:
+                task.cancel()
+
+    async def _poll_iteration(self) -> None:
+        """Called by arq again and again: start what is due, then wait for more, or for a free slot."""
+        try:
+            pause = await self._take()
+            await self.record_health()
+        except UNAVAILABLE as error:
+            log.warning("Redis does not answer, jobs wait", error=str(error))
+            await asyncio.sleep(1)
+            return
+        if self.burst and self.tasks:
+            await asyncio.wait(self.tasks.values())
+        elif pause:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self.woken.wait()
+        self.woken.clear()
+
+    async def _take(self) -> float:
+        """Start what may start; answers in how many seconds to look again."""
+        free = self.max_jobs - len(self.tasks)
+        if not self.allow_pick_jobs or free < 1 or self.alone:
+            return IDLE
+        taken, due = await records().take(self.execution.owner, free, self.singletons, self.queues)
+        for each in taken:
+            self._start(each)
+        return 0.0 if taken else min(IDLE, IDLE if due is None else due)
+
+    def _start(self, taken: Taken) -> None:
+        beside = [*self.tasks.values()]
+        if taken.detail == "alone":
+            self.alone = taken
+        task = self.loop.create_task(self._run(taken, beside if self.alone else []))
+        self.running[taken.id], self.tasks[taken.id] = taken, task
+        task.add_done_callback(partial(self._done, taken))
+
+    async def _run(self, taken: Taken, beside: Sequence["asyncio.Task[Any]"]) -> None:
+        try:
+            if beside:
+                await asyncio.wait(beside)
+        except asyncio.CancelledError:
+            return await self.execution.hand_back(taken)
+        taken.began = time.monotonic()
+        return await self.execution.run(taken)
+
+    def _forget(self, taken: Taken) -> None:
+        if self.running.get(taken.id) is taken:
+            del self.running[taken.id], self.tasks[taken.id]
+        if self.alone is taken:
+            self.alone = None
+        self.woken.set()
+
+    def _done(self, taken: Taken, task: "asyncio.Task[Any]") -> None:
+        self._forget(taken)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("the end of a job was not written down: it runs again", job_id=taken.id, exc_info=error)
+
+    def interrupt(self, job_id: str, why: str) -> None:
+        """Cancel a running job, unless it is ending already."""
+        taken = self.running.get(job_id)
+        if taken and not taken.ending:
+            taken.stopped = why
+            self.tasks[job_id].cancel()
+
+    async def _listen(self) -> None:
+        """Hear of new jobs and of cancelled ones; should a word be lost, the loop looks by itself."""
+        interrupt = "arq:interrupt"
+        while True:
+            try:
+                async with self.pool.pubsub(ignore_subscribe_messages=True) as channel:
+                    await channel.subscribe(interrupt, *(f"arq:wake:{queue}" for queue in self.queues))
+                    self.woken.set()
+                    while True:
+                        word = await channel.get_message(timeout=30)
+                        if word and text(word["channel"]) == interrupt:
+                            self.interrupt(text(word["data"]), "cancelled")
+                        elif word:
+                            self.woken.set()
+            except UNAVAILABLE:
+                await asyncio.sleep(0.5)
+
+    async def _tick(self) -> None:
+        """Show that the loop turns, and give up jobs over their hard limits."""
+        ends: set[asyncio.Task[None]] = set()
+        while True:
+            self.ticked_at = time.monotonic()
+            for taken in self.over_hard_limit():
+                task, stack = self.tasks[taken.id], io.StringIO()
+                task.print_stack(file=stack)
+                taken.ending = True
+                task.cancel()
+                self._forget(taken)
+                ends.add(end := self.loop.create_task(self.execution.give_up(taken, stack.getvalue())))
+                end.add_done_callback(ends.discard)
+            await asyncio.sleep(1)
+
+    def over_hard_limit(self, grace: float = 0) -> list[Taken]:
+        """Jobs that run for longer than their hard limit and `grace` seconds."""
+        now = time.monotonic()
+        return [
+            taken
+            for taken in list(self.running.values())
+            if not taken.ending and (job := self.jobs.get(taken.name)) and now - taken.began > job.hard_limit + grace
+        ]
+
+    async def _wait_for_tasks_to_complete(self, signum: Signals) -> None:
+        """Called by arq on SIGTERM, when no more jobs are taken: the drain; what runs on after it goes back."""
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=settings().drain)
+        for job_id in list(self.running):
+            self.interrupt(job_id, "draining")
+        if self.tasks:
+            await asyncio.wait(self.tasks.values(), timeout=LAST_WORDS)
+        with suppress(TimeoutError):  # without Redis the leases end by themselves
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.gather(*(self.execution.hand_back(taken) for taken in self.running.values()))
+        if self.main_task:
+            self.main_task.cancel()
+        if self.on_stop:
+            self.on_stop(signum)
+
+    async def close(self) -> None:
+        """Leave: nobody waits for a job that does not stop."""
+        with suppress(*UNAVAILABLE):
+            await self.pool.delete(self.health_check_key)
+            await self.pool.hdel("workers", self.name)
+        health.heartbeat_file(self.name).unlink(missing_ok=True)
+        if self.on_shutdown:
+            await self.on_shutdown(self.ctx)
+        with suppress(*UNAVAILABLE):
+            await self.pool.aclose(close_connection_pool=True)

@@ -1,0 +1,148 @@
+"""One way to reach Redis or Valkey: bounded waits, verified TLS, Sentinel, JSON; so that a frozen server never hangs a
+caller, and nothing is ever pickled.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from weakref import WeakKeyDictionary
+
+from arq.connections import ArqRedis, RedisSettings
+from arq.jobs import Job as ArqJob
+from pydantic_core import from_json, to_json
+from redis import Redis as BlockingRedis
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.sentinel import Sentinel as BlockingSentinel
+
+from ..queues import DEFAULT_QUEUE
+from ..settings import settings
+
+UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+CONNECT_TIMEOUT = 1.0  # seconds
+REPLY_TIMEOUT = 2.0  # seconds; together below the 3 s in which the API answers
+MAX_CONNECTIONS = 50  # of one process; who needs more waits for a free one
+
+T = TypeVar("T")
+
+
+def dumps(value: object) -> bytes:
+    """JSON; raises pydantic_core.PydanticSerializationError for what is none."""
+    return to_json(value)
+
+
+def text(value: bytes) -> str:
+    """What Redis answered as text; bytes that are none show as `\\x…`."""
+    return value.decode("utf-8", "backslashreplace")
+
+
+def texts(mapping: Mapping[bytes, bytes]) -> dict[str, str]:
+    """A hash as Redis answers it."""
+    return {text(name): text(value) for name, value in mapping.items()}
+
+
+class JobRedis(ArqRedis):
+    """arq's client, with JSON, and with all patterns for a job of this service."""
+
+    def __init__(self, pool: BlockingConnectionPool) -> None:
+        super().__init__(
+            pool, job_serializer=dumps, job_deserializer=from_json, default_queue_name=f"arq:queue:{DEFAULT_QUEUE}"
+        )
+
+    async def enqueue_job(self, function: str, *args: Any, **options: Any) -> ArqJob | None:
+        """As in arq; a job of ours goes to its own queue unless `_queue_name` names one, under its idempotency key.
+
+        Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue, IdempotencyConflict.
+        """
+        from .submission import enqueue  # here, since submissions need the connection
+
+        return await enqueue(self, super().enqueue_job, function, args, options)
+
+
+def connect() -> JobRedis:
+    """A new client for `settings().redis_url`; raises NotConfigured if that is not set."""
+    url = settings().require_redis_url()
+    options: dict[str, Any] = {
+        "socket_connect_timeout": CONNECT_TIMEOUT,
+        "socket_timeout": REPLY_TIMEOUT,
+        "retry": Retry(NoBackoff(), 1),
+        "retry_on_error": [ConnectionError],  # a pooled connection that the server closed
+    }
+    waiting = {"max_connections": MAX_CONNECTIONS, "timeout": REPLY_TIMEOUT}
+    if url.startswith("rediss"):
+        options["ssl_check_hostname"] = True
+    if not url.startswith("sentinel://"):
+        return JobRedis(BlockingConnectionPool.from_url(url, **waiting, **options))
+    nodes, login = sentinels(url)
+    master = Sentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)
+    return JobRedis(master.connection_pool)
+
+
+def connect_blocking() -> BlockingRedis:
+    """A client for threads, and for processes without an event loop."""
+    url = settings().require_redis_url()
+    options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": REPLY_TIMEOUT}
+    if not url.startswith("sentinel://"):
+        return BlockingRedis.from_url(url, **options, **({"ssl_check_hostname": True} if "rediss" in url[:6] else {}))
+    nodes, login = sentinels(url)
+    return BlockingSentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)
+
+
+def sentinels(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
+    """The nodes of `sentinel://[user:password@]host:26379/0;sentinel://…`, and how to log in to the master."""
+    nodes = [urlsplit(part) for part in url.split(";")]
+    login = {
+        "db": int(nodes[0].path.strip("/") or 0),
+        "username": nodes[0].username,
+        "password": nodes[0].password,
+    }
+    return [(node.hostname or "localhost", node.port or 26379) for node in nodes], login
+
+
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, JobRedis] = WeakKeyDictionary()
+
+
+def redis() -> JobRedis:
+    """The client of the running event loop: connections cannot change loops."""
+    loop = asyncio.get_running_loop()
+    return _clients.get(loop) or adopt(loop, connect())
+
+
+def adopt(loop: asyncio.AbstractEventLoop, client: JobRedis) -> JobRedis:
+    """Make this the loop's client."""
+    _clients[loop] = client
+    return client
+
+
+async def close() -> None:
+    """Close the running loop's client, if it has one."""
+    if client := _clients.pop(asyncio.get_running_loop(), None):
+        await client.aclose(close_connection_pool=True)
+
+
+async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+    """Call until Redis answers, pausing up to a second: for what a begun job must not lose (its time limit ends it)."""
+    pause = 0.05
+    while True:
+        try:
+            return await call()
+        except UNAVAILABLE:
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 1.0)
+
+
+def arq_settings() -> RedisSettings:
+    """The same address for arq's own commands (`arq --check`)."""
+    url = settings().require_redis_url()
+    common = {"conn_timeout": 1, "ssl_check_hostname": True}
+    if url.startswith("sentinel://"):
+        nodes, login = sentinels(url)
+        login["database"] = login.pop("db")
+        return RedisSettings(host=nodes, sentinel=True, sentinel_master=settings().sentinel_master, **login, **common)
+    found = RedisSettings.from_dsn(url)
+    found.ssl_check_hostname = True
+    return found

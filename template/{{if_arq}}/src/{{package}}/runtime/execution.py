@@ -1,0 +1,164 @@
+"""Run one job that this worker holds: with its limits, retried by policy, waiting without spending a try, ending once.
+
+arq retries no ordinary exception, keeps no trace of what it gives up before running it, and takes an error in a hook as
+its own end. Here whatever comes of a run is one step of record.lua.
+"""
+
+import asyncio
+import time
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from arq.utils import ms_to_datetime
+from pydantic_core import PydanticSerializationError, from_json
+
+from ..contract import State
+from . import dead_letters
+from .connection import dumps, patiently
+from .job import Job
+from .progress import JobCancelled, JobContext, running
+from .record import Taken, records
+from .results import document, keep, stored
+from .retry import PermanentError, PoisonError, Snooze, TimedOut
+from .workflows import count, numbers, received
+
+log = structlog.get_logger(__name__)
+
+
+class Execution:
+    """The runs of one worker process: `jobs` by name, arq's `ctx`, and the owner of what it holds."""
+
+    def __init__(self, jobs: Mapping[str, Job[Any, Any]], ctx: Mapping[Any, Any], owner: str) -> None:
+        self.jobs = jobs
+        self.ctx = ctx
+        self.owner = owner
+
+    async def run(self, taken: Taken) -> None:
+        """Do what `taken` says, and write its end down; whatever the job does, nothing is raised."""
+        try:
+            call = _read(taken)
+        except ValueError as error:
+            letter = dead_letters.undecodable(taken.id, taken.queue, taken.message, dead_letters.describe(error))
+            await self._finish(
+                taken, "failed", "refused", letter=letter, error=dead_letters.describe(error), priority=0
+            )
+            return
+        job = self.jobs.get(taken.name)
+        if job is None:
+            await self._dead(taken, call, "refused", "unknown job", ValueError(f"no job is named {taken.name!r} here"))
+        elif taken.action == "run":
+            await self._run(job, taken, call)
+        elif taken.action == "duplicate":  # another job did this already, under the same key
+            [value] = await patiently(lambda: stored(taken.detail))
+            await self._ended(taken, call, "succeeded", "succeeded", dumps(value))
+        elif taken.action == "skipped":
+            why = f"skipped: {taken.detail} is still running"
+            await self._ended(taken, call, "cancelled", "skipped", dumps(why), error=why)
+        else:
+            await self._dead(taken, call, "dead", "poison", PoisonError(f"killed its worker {taken.detail} times"))
+
+    async def _run(self, job: Job[Any, Any], taken: Taken, call: dict[str, Any]) -> None:
+        structlog.contextvars.bind_contextvars(
+            job_id=taken.id, job=job.name, attempt=taken.attempt, queue=taken.queue, trace_id=taken.trace_id
+        )
+        running.set(JobContext(taken.id, job.name, taken.attempt, taken.queue, taken.key, taken.trace_id, taken.root))
+        numbers.set(count(1))
+        limit = asyncio.timeout(job.soft_limit)
+        try:
+            values = await _arguments(job, taken, call)
+            ctx = {**self.ctx, "job_id": taken.id, "job_try": taken.attempt, "enqueue_time": ms_to_datetime(call["et"])}
+            async with limit:
+                encoded = _encoded(job, await job.function(ctx, **values))
+                value = await keep(taken.id, encoded)
+            log.info("job done", seconds=round(time.monotonic() - taken.began, 3), result_bytes=len(encoded))
+            await self._ended(taken, call, "succeeded", "succeeded", value, result_size=len(encoded))
+        except Snooze as snooze:
+            await self._finish(taken, "scheduled", "snoozed", delay=snooze.delay, message=snooze.why or str(snooze))
+        except JobCancelled:
+            await self._cancelled(taken, call)
+        except asyncio.CancelledError as error:
+            if taken.stopped == "cancelled":
+                await self._cancelled(taken, call)
+            elif taken.stopped == "draining":
+                await self.hand_back(taken)
+            else:  # by the job itself
+                await self._failed(job, taken, call, error)
+        except Exception as error:
+            if isinstance(error, TimeoutError) and limit.expired():
+                error = TimedOut(f"longer than {job.soft_limit:g} s").with_traceback(error.__traceback__)
+            await self._failed(job, taken, call, error)
+
+    async def give_up(self, taken: Taken, stack: str) -> None:
+        """It runs over its hard limit and does not hear that it should stop: what it returns later counts no more."""
+        job = self.jobs[taken.name]
+        error = TimedOut(f"longer than {job.hard_limit:g} s, and does not stop")
+        await self._dead(taken, _read(taken), "timed_out", "timed out", error, stack)
+
+    async def hand_back(self, taken: Taken) -> None:
+        """We stopped the run, not the job: it will run again, without a try spent."""
+        await self._finish(taken, "queued", "handed_back")
+
+    async def _failed(self, job: Job[Any, Any], taken: Taken, call: dict[str, Any], error: BaseException) -> None:
+        decision = job.retry.decide(taken.attempt, error)
+        if isinstance(decision, str):
+            await self._dead(taken, call, "timed_out" if decision == "timed out" else "dead", decision, error)
+        else:
+            log.warning("job fails, runs again", in_seconds=round(decision, 1), error=dead_letters.describe(error))
+            await self._finish(taken, "retrying", "retried", delay=decision, error=dead_letters.describe(error))
+
+    async def _dead(
+        self, taken: Taken, call: dict[str, Any], outcome: str, reason: str, error: BaseException, trace: str = ""
+    ) -> None:
+        described = dead_letters.describe(error)
+        log.error("job failed", reason=reason, error=described)
+        record = await patiently(lambda: records().record(taken.id))
+        trace = trace or "".join(traceback.format_exception(error))
+        letter = dead_letters.encode(
+            taken.id, record, call["a"], call["k"], reason=reason, error=described, traceback=trace
+        )
+        shown = dumps({"type": type(error).__name__, "message": described})
+        await self._ended(taken, call, "failed", outcome, shown, letter=letter, error=described)
+
+    async def _cancelled(self, taken: Taken, call: dict[str, Any]) -> None:
+        await self._ended(taken, call, "cancelled", "cancelled", dumps("cancelled"), message="cancelled")
+
+    async def _ended(
+        self, taken: Taken, call: dict[str, Any], state: State, outcome: str, value: bytes, **fields: Any
+    ) -> None:
+        result = document(taken, call, ok=state == "succeeded", value=value)
+        await self._finish(taken, state, outcome, result=result, **fields)
+
+    async def _finish(self, taken: Taken, state: State, outcome: str, **fields: Any) -> None:
+        taken.ending = True
+        await patiently(lambda: records().finish(taken, self.owner, state, outcome, **fields))
+
+
+def _read(taken: Taken) -> dict[str, Any]:
+    """arq's message; raises ValueError if it is none."""
+    if not taken.message:
+        raise ValueError("its message is gone")
+    call = from_json(taken.message)
+    fits = isinstance(call, dict) and isinstance(call.get("a"), list) and isinstance(call.get("k"), dict)
+    if not fits or not isinstance(call.get("et"), int):
+        raise ValueError("the text in the queue is not a message of arq's in JSON")
+    return call
+
+
+async def _arguments(job: Job[Any, Any], taken: Taken, call: dict[str, Any]) -> dict[str, Any]:
+    try:
+        values = job.bind(tuple(call["a"]), call["k"])
+        if taken.input:
+            first = next(iter(job.arguments.model_fields))
+            values = {first: await patiently(lambda: received(taken)), **values}
+        return job.validate(values)
+    except (TypeError, ValueError) as error:
+        raise PermanentError(f"the payload does not fit {job.name}: {error}") from error
+
+
+def _encoded(job: Job[Any, Any], result: object) -> bytes:
+    try:
+        return dumps(result)
+    except PydanticSerializationError as error:
+        raise PermanentError(f"{job.name} returned {type(result).__name__}, which is not JSON: {error}") from error

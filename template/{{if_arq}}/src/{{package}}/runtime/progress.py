@@ -1,0 +1,47 @@
+"""What a job knows about itself, and how it says how far it is: stage, done of total, a message.
+
+A percentage cannot tell a stalled job from a slow one: here each report carries its time, and a running job without a
+lease shows as stalled. Reporting is also where a job notices that it was cancelled.
+"""
+
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from .record import records
+
+
+@dataclass(frozen=True, slots=True)
+class JobContext:
+    """`attempt` counts from 1; pass `idempotency_key` on to what you call: a second run then has no second effect."""
+
+    id: str
+    name: str
+    attempt: int
+    queue: str
+    idempotency_key: str | None
+    trace_id: str
+    root: str
+
+
+running: ContextVar[JobContext | None] = ContextVar("running", default=None)
+
+
+def current_job() -> JobContext | None:
+    """The job that runs in this task, None outside a worker."""
+    return running.get()
+
+
+class JobCancelled(Exception):
+    """Somebody cancelled this job; raised by `progress` so that `finally` blocks run. Let it pass."""
+
+
+async def progress(
+    *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
+) -> None:
+    """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled."""
+    job = current_job()
+    if job and await records().update(
+        job.id, stage=stage, done=done, total=total, message=message, progress_at=time.time()
+    ):
+        raise JobCancelled(job.id)

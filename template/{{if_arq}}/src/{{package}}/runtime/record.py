@@ -1,0 +1,254 @@
+"""The record of each job in Redis, changed by one atomic step of record.lua at a time.
+
+A crash between two steps is the ordinary case. arq writes message, queue, claim, result and clean-up in separate
+commands, and loses or repeats a job that dies in between; here what must change together changes together: a job's
+state, its place in the queue, its lease, key, result, dead letter and counters. Steps of one moment share a round trip.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from redis.exceptions import NoScriptError
+
+from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State
+from ..settings import settings
+from .connection import JobRedis, dumps, redis, text, texts
+
+METRICS = "metrics"
+BATCH = 100  # steps that share a round trip at most
+Fields = Mapping[str, Any]
+
+
+def job_key(job_id: str) -> str:
+    """The record's key."""
+    return f"job:{job_id}"
+
+
+def claim_key(name: str, key: str) -> str:
+    """Where the holder of an idempotency key is noted: `<job id>|<fingerprint of its payload>`."""
+    return f"key:{name}:{key}"
+
+
+def message_key(job_id: str) -> str:
+    """Where arq keeps the message of a job that has not ended."""
+    return f"arq:job:{job_id}"
+
+
+def result_key(job_id: str) -> str:
+    """Where arq keeps the result."""
+    return f"arq:result:{job_id}"
+
+
+def lease_key(job_id: str) -> str:
+    """Who runs it; there while its worker lives. `arq.jobs.Job.status()` looks at it."""
+    return f"arq:in-progress:{job_id}"
+
+
+def queue_key(queue: str, priority: int = 5) -> str:
+    """The sorted set of waiting jobs by due time; other clients of arq write the one of priority 5."""
+    return f"arq:queue:{queue}" if priority == 5 else f"arq:queue:{queue}:{priority}"
+
+
+def running_key(queue: str) -> str:
+    """The sorted set of running jobs by the end of their leases."""
+    return f"arq:running:{queue}"
+
+
+@dataclass(eq=False, slots=True)
+class Taken:
+    """A job that this worker holds, and what to do with it: run, or what else `start` in record.lua says."""
+
+    action: str
+    id: str
+    queue: str
+    priority: int
+    attempt: int
+    message: bytes
+    name: str
+    key: str | None
+    trace_id: str
+    root: str
+    input: str | None
+    failed_step: str | None
+    detail: str
+    began: float = field(default_factory=time.monotonic)
+    stopped: str = ""  # why the worker stops it: cancelled, draining
+    ending: bool = False  # its end is being written down: too late to stop it
+
+    @classmethod
+    def of(cls, reply: Sequence[Any]) -> "Taken":
+        """From an answer of `take`."""
+        action, job_id, queue, priority, attempts, message, known, detail = reply
+        values = [None if value is None else text(value) for value in known] or [None] * 7
+        _, name, key, trace_id, root, given, failed_step, *_ = values
+        identity = text(job_id)
+        return cls(
+            text(action), identity, text(queue), int(priority), int(attempts or 0), message, name or "", key or None,
+            trace_id or identity, root or identity, given, failed_step,
+            text(detail) if isinstance(detail, bytes) else str(detail),
+        )  # fmt: skip
+
+
+@cache
+def script() -> str:
+    """record.lua with the settings' values."""
+    conf = settings()
+    constants = {
+        "LEASE": int(conf.lease * 1000),
+        "RECORD_TTL": conf.record_ttl,
+        "RESULT_TTL": conf.result_ttl,
+        "KEY_TTL": conf.idempotency_ttl,
+        "MAX_DELIVERIES": conf.max_deliveries,
+        "WAIT_BUCKETS": f"{{{','.join(map(str, WAIT_BUCKETS))}}}",
+        "DURATION_BUCKETS": f"{{{','.join(map(str, DURATION_BUCKETS))}}}",
+    }
+    values = "".join(f"local {name} = {value}\n" for name, value in constants.items())
+    return values + (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
+
+
+class Records:
+    """The steps of record.lua, bound to the client of one event loop."""
+
+    def __init__(self, client: JobRedis) -> None:
+        self.client = client
+        self._sha = ""
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._sender: asyncio.Task[None] | None = None
+
+    async def step(self, *arguments: Any) -> Any:
+        """One step; those asked for while others are on their way go together."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((arguments, future))
+        if self._sender is None or self._sender.done():
+            self._sender = asyncio.create_task(self._send())
+        return await future
+
+    async def _send(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            try:
+                replies = await self._evaluate([arguments for arguments, _ in batch])
+            except Exception as error:
+                replies = [error] * len(batch)
+            for (_, future), reply in zip(batch, replies, strict=True):
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+
+    async def _evaluate(self, batch: Sequence[tuple[Any, ...]]) -> list[Any]:
+        self._sha = self._sha or await self.client.script_load(script())
+        async with self.client.pipeline(transaction=False) as pipe:
+            for arguments in batch:
+                pipe.evalsha(self._sha, 0, *arguments)
+            replies = await pipe.execute(raise_on_error=False)
+        unknown = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
+        if unknown:  # Redis was restarted
+            self._sha = ""
+            for number, reply in zip(unknown, await self._evaluate([batch[number] for number in unknown]), strict=True):
+                replies[number] = reply
+        return replies
+
+    async def submit(
+        self,
+        job_id: str,
+        name: str,
+        key: str,
+        fingerprint: str,
+        message: bytes,
+        fields: Fields,
+        *,
+        delay: float,
+        take_over: bool,
+    ) -> tuple[str, str, bool]:
+        """Queue a job, unless its key is held; answers who holds it, the fingerprint, and whether the job is new."""
+        holder, held, new = await self.step(
+            "submit", job_id, name, key, fingerprint, int(take_over), int(delay * 1000), message, *flat(fields)
+        )
+        return text(holder), text(held), bool(new)
+
+    async def sequence(self, specs: Sequence[Mapping[str, Any]]) -> None:
+        """Write jobs down that run one after the other, and queue the first."""
+        await self.step("sequence", dumps(specs))
+
+    async def group(self, group: str, size: int, fan_in: Mapping[str, Any]) -> None:
+        """Write down what comes after `size` parts."""
+        await self.step("group", group, size, dumps(fan_in))
+
+    async def take(
+        self, owner: str, free: int, singletons: bytes, queues: Sequence[str]
+    ) -> tuple[list[Taken], float | None]:
+        """Up to `free` due jobs, the most urgent first; without any, seconds until one is due, None for nothing."""
+        taken, look = await self.step("take", owner, free, singletons, *queues)
+        return [Taken.of(reply) for reply in taken], None if look < 0 else look / 1000
+
+    async def finish(
+        self, taken: Taken, owner: str, state: State, outcome: str, *,
+        result: bytes = b"", delay: float = 0, letter: bytes = b"", **fields: Any,
+    ) -> bool:  # fmt: skip
+        """Write down how a run ended; False if the job had ended before or another worker has it now."""
+        return bool(
+            await self.step(
+                "finish", taken.id, owner, state, outcome, result, taken.name, taken.queue,
+                int(delay * 1000), letter, *flat(fields),
+            )
+        )  # fmt: skip
+
+    async def cancel(self, job_id: str) -> str | None:
+        """Cancel or ask to stop; answers the state before, None for an unknown job."""
+        before = await self.step("cancel", job_id, dumps({"s": False, "r": "cancelled", "id": job_id}))
+        return None if before is None else text(before)
+
+    async def replay(self, job_id: str, new_id: str) -> str:
+        """Name the job that replaces a dead one; answers the first that was named."""
+        return text(await self.step("replay", job_id, new_id))
+
+    async def free(self, job_id: str, name: str, key: str) -> None:
+        """Let another job have this job's idempotency key."""
+        if text(await self.client.get(claim_key(name, key)) or b"").partition("|")[0] == job_id:
+            await self.client.delete(claim_key(name, key))
+
+    async def update(self, job_id: str, **fields: Any) -> bool:
+        """Set fields of a running job; True if it was asked to stop."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.hset(job_key(job_id), mapping={name: value for name, value in fields.items() if value is not None})
+            pipe.hexists(job_key(job_id), "cancel")
+            return bool((await pipe.execute())[-1])
+
+    async def record(self, job_id: str) -> dict[str, str]:
+        """The whole record; empty for an unknown job."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.hgetall(job_key(job_id))
+            [found] = await pipe.execute()
+        return texts(found)
+
+    async def field(self, job_id: str, name: str) -> str | None:
+        """One field of the record."""
+        async with self.client.pipeline(transaction=False) as pipe:
+            pipe.hget(job_key(job_id), name)
+            [value] = await pipe.execute()
+        return None if value is None else text(value)
+
+
+def flat(fields: Fields) -> list[Any]:
+    """Field, value, field, value …, without those that are None."""
+    return [part for name, value in fields.items() if value is not None for part in (name, value)]
+
+
+_records: WeakKeyDictionary[JobRedis, Records] = WeakKeyDictionary()
+
+
+def records() -> Records:
+    """The running event loop's records."""
+    client = redis()
+    if client not in _records:
+        _records[client] = Records(client)
+    return _records[client]

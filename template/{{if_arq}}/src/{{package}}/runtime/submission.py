@@ -1,0 +1,174 @@
+"""Send a job in one atomic step: record, idempotency key, message and queue together, or nothing.
+
+arq's `_job_id` alone makes a key that lasts until the result expires and blocks a retry of what failed; a key written
+by a second command is left behind by a sender that dies in between.
+"""
+
+import hashlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from arq.jobs import Job as ArqJob
+from pydantic_core import from_json, to_json, to_jsonable_python
+
+from ..contract import IdempotencyConflict, Submission
+from ..queues import DEFAULT_QUEUE
+from .connection import JobRedis, dumps, patiently
+from .progress import current_job
+from .record import queue_key, records
+from .routing import known_queue, route
+
+if TYPE_CHECKING:
+    from .job import Job
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[R]):
+    """A job with its arguments, checked; to be submitted, chained or grouped."""
+
+    job: "Job[Any, R]"
+    arguments: Mapping[str, Any]
+    compensation: "Call[Any] | None" = None
+
+    def undo(self, call: "Call[Any]") -> "Call[R]":
+        """In a chain: what takes this step back when a later one fails or is cancelled."""
+        return replace(self, compensation=call)
+
+    async def submit(
+        self, *, key: str | None = None, delay: float = 0, queue: str | None = None, priority: int | None = None
+    ) -> Submission:
+        """Queue it; `delay` in seconds, `priority` 0–9 (9 is the most urgent). Raises as `Job.send`."""
+        return await self.job.send(self.arguments, key=key, delay=delay, queue=queue, priority=priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """A job ready to be written down."""
+
+    id: str
+    name: str
+    key: str
+    fingerprint: str
+    message: bytes
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def document(self, **more: Any) -> dict[str, Any]:
+        """For a step that takes several."""
+        fields = {**self.fields, **more}
+        pairs = [part for name, value in fields.items() if value is not None for part in (name, value)]
+        return {"id": self.id, "message": self.message.decode(), "fields": pairs}
+
+
+def prepare(
+    job: "Job[Any, Any]",
+    arguments: Mapping[str, Any],
+    *,
+    job_id: str | None = None,
+    key: str | None = None,
+    queue: str | None = None,
+    priority: int | None = None,
+    given: str | None = None,
+    **fields: Any,
+) -> Spec:
+    """Check and route a job. `given` says where its first argument comes from when it starts (workflows.py).
+    `fields`: more of the record.
+
+    Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue.
+    """
+    parent = current_job()
+    job_id = job_id or str(uuid.uuid4())
+    if given is None:
+        values = job.validate(arguments)
+        key = key or (job.key_of(**values) if job.key_of else "")
+        payload = values[job.payload_parameter] if job.payload_parameter else values
+        rule = None if queue else route(job.name, lambda: payload)
+    else:  # not all of them are known yet, so none decides
+        values, key, rule = dict(arguments), key or "", None
+    content = to_jsonable_python(values)
+    if queue is None:
+        queue = rule.queue if rule else job.queue or DEFAULT_QUEUE
+    if priority is None:
+        priority = rule.priority if rule and rule.priority is not None else job.priority
+    record = {
+        "name": job.name,
+        "queue": known_queue(queue),
+        "priority": priority,
+        "key": key or None,
+        "fingerprint": fingerprint if (fingerprint := _fingerprint(content) if key else "") else None,
+        "parent": parent.id if parent else None,
+        "root": parent.root if parent else job_id,
+        "trace_id": parent.trace_id if parent else uuid.uuid4().hex,
+        "singleton": job.singleton,
+        "input": given,
+        **fields,
+    }
+    message = {"t": None, "f": job.name, "a": [], "k": content, "et": int(time.time() * 1000)}
+    return Spec(job_id, job.name, key, fingerprint, dumps(message), record)
+
+
+async def send(spec: Spec, *, delay: float = 0, restart: bool = False, claim: bool = True) -> tuple[Submission, bool]:
+    """Queue it; also answers whether it was not there before, also under this id. `restart`: a job that has ended gives
+    up its key. A job waits for Redis, any other caller hears of it. Raises IdempotencyConflict.
+    """
+    key = spec.key if claim else ""
+    step = partial(
+        records().submit,
+        spec.id,
+        spec.name,
+        key,
+        spec.fingerprint,
+        spec.message,
+        spec.fields,
+        delay=delay,
+        take_over=restart,
+    )
+    holder, held, new = await (patiently(step) if current_job() else step())
+    if holder != spec.id and held != spec.fingerprint:
+        raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")
+    return Submission(id=holder, created=holder == spec.id), new
+
+
+def _fingerprint(content: Any) -> str:
+    return hashlib.sha256(to_json(content)).hexdigest()[:32]
+
+
+async def enqueue(
+    client: JobRedis,
+    native: Callable[..., Awaitable[ArqJob | None]],
+    name: str,
+    args: tuple[Any, ...],
+    options: Mapping[str, Any],
+) -> ArqJob | None:
+    """`enqueue_job` for a job of ours; `native` is arq's own, for all others."""
+    from .job import jobs  # here, since jobs need submissions
+
+    ours = {option: value for option, value in options.items() if option.startswith("_")}
+    job = jobs().get(name)
+    if job is None or ours.get("_expires") or ours.get("_job_try"):
+        return await native(name, *args, **options)
+    queue = ours.get("_queue_name")
+    spec = prepare(
+        job,
+        job.bind(args, {option: value for option, value in options.items() if option not in ours}),
+        job_id=ours.get("_job_id"),
+        queue=queue.removeprefix("arq:queue:") if queue else None,
+    )
+    submission, new = await send(spec, delay=_seconds(ours.get("_defer_by"), ours.get("_defer_until")))
+    if not new:
+        return None
+    home = queue_key(spec.fields["queue"], spec.fields["priority"])
+    return ArqJob(submission.id, client, _queue_name=home, _deserializer=from_json)
+
+
+def _seconds(by: float | timedelta | None, until: datetime | None) -> float:
+    if until is not None:
+        aware = until if until.tzinfo else until.astimezone()  # arq: a naive one is local time
+        return max(0.0, (aware - datetime.now(UTC)).total_seconds())
+    return by.total_seconds() if isinstance(by, timedelta) else float(by or 0)

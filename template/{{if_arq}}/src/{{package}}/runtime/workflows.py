@@ -1,0 +1,128 @@
+"""Chains, with steps that are undone when a later one fails, and groups with a fan-in that hears of every part.
+
+Scripts that wait for other jobs block a worker, and counters kept by the jobs themselves are wrong after the first
+crash. Here the step of record.lua that ends a job also starts what waits for it. Ids derive from the job that starts a
+workflow, so that a second run of it finds the first one's steps instead of making new ones.
+"""
+
+import asyncio
+import uuid
+from collections.abc import Sequence
+from contextvars import ContextVar
+from itertools import count, zip_longest
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from pydantic import BaseModel
+from pydantic_core import from_json
+
+from .connection import dumps, patiently
+from .job import Job
+from .progress import current_job
+from .record import Taken, records
+from .results import resolve, stored
+from .submission import Call, Spec, prepare, send
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+BATCH = 200  # parts that are submitted at once
+
+
+class Outcome(BaseModel, Generic[T]):
+    """What a fan-in hears of a part: its value, or its error and its job's id."""
+
+    ok: bool
+    value: T | None = None
+    error: str | None = None
+    job_id: str | None = None
+
+
+numbers: ContextVar[count] = ContextVar("numbers")  # of the workflows that the running job starts
+
+
+def _workflow() -> str:
+    job = current_job()
+    return f"{job.id}.{next(numbers.get())}" if job else str(uuid.uuid4())
+
+
+async def chain(*links: Call[Any] | Job[..., Any], on_error: Job[..., Any] | None = None) -> str:
+    """Run one after the other; answers the last step's id. A link that is a job, not a call, gets the result before it.
+
+    When a step fails for good or is cancelled, those after it fail with its name, the calls given by `undo` to those
+    before it run in reverse, and then `on_error` with the id of the step. A dead step that is replayed goes on with the
+    rest. Raises ValueError without a link.
+    """
+    if not links:
+        raise ValueError("a chain needs at least one link")
+    workflow = _workflow()
+    ids = [f"{workflow}.{number}" for number in range(len(links))]
+    steps = [_link(link, own, before) for link, own, before in zip(links, ids, [None, *ids], strict=False)]
+    undo: list[Spec] = []
+    last = [prepare(on_error, {}, job_id=f"{workflow}.error", given="failed")] if on_error else []
+    documents = []
+    for link, step, after in zip(links, steps, [*ids[1:], None], strict=True):
+        documents.append(step.document(next=after, on_error=_sequence([*undo, *last])))
+        if isinstance(link, Call) and (call := link.compensation):
+            undo.insert(0, prepare(call.job, call.arguments, job_id=f"{step.id}.undo"))
+    step = records().sequence
+    await (patiently(lambda: step(documents)) if current_job() else step(documents))
+    return ids[-1]
+
+
+async def group(
+    parts: Sequence[Call[T]], then: Job[Concatenate[list[Outcome[T]], P], R], *args: P.args, **kwargs: P.kwargs
+) -> str:
+    """Run parts in parallel, then `then` with the list of their outcomes and these arguments; answers its id."""
+    workflow = _workflow()
+    arguments = dict(zip([*then.arguments.model_fields][1:], args, strict=False)) | kwargs
+    fan_in = prepare(then, arguments, job_id=f"{workflow}.then", given=f"group:{workflow}:{len(parts)}")
+    if not parts:
+        await send(fan_in)
+        return fan_in.id
+
+    async def submit() -> None:
+        await records().group(workflow, len(parts), fan_in.document())
+        for start in range(0, len(parts), BATCH):
+            specs = [
+                prepare(call.job, call.arguments, job_id=f"{workflow}.{number}", group=workflow, part=number)
+                for number, call in enumerate(parts[start : start + BATCH], start)
+            ]
+            await asyncio.gather(*(send(spec, claim=False) for spec in specs))
+
+    await (patiently(submit) if current_job() else submit())
+    return fan_in.id
+
+
+async def received(taken: Taken) -> Any:
+    """The first argument of a job that gets it from the steps before it."""
+    kind, _, source = (taken.input or "").partition(":")
+    if kind == "failed":
+        return taken.failed_step
+    if kind == "result":
+        [value] = await stored(source)
+        return await resolve(value)
+    outcomes = await _outcomes(source)
+    done = [outcome for outcome in outcomes if outcome["ok"]]
+    for outcome, value in zip(done, await stored(*(outcome["job_id"] for outcome in done)), strict=True):
+        outcome["value"] = await resolve(value)
+    return outcomes
+
+
+async def _outcomes(source: str) -> list[dict[str, Any]]:
+    workflow, _, size = source.rpartition(":")
+    parts = [str(number) for number in range(int(size))]
+    found = await records().client.hmget(f"group:{workflow}", parts) if parts else []
+    return [from_json(outcome) for outcome in found]
+
+
+def _link(link: Call[Any] | Job[..., Any], job_id: str, before: str | None) -> Spec:
+    if isinstance(link, Call):
+        return prepare(link.job, link.arguments, job_id=job_id)
+    return prepare(link, {}, job_id=job_id, given=f"result:{before}" if before else None)
+
+
+def _sequence(specs: Sequence[Spec]) -> str | None:
+    """Jobs to start one after the other, as record.lua reads them."""
+    following = [spec.id for spec in specs[1:]]
+    documents = [spec.document(next=after) for spec, after in zip_longest(specs, following)]
+    return dumps(documents).decode() if specs else None
