@@ -32,6 +32,35 @@ COMMANDS = (
     "doctor",
 )
 
+DRAFT = """
+import asyncio
+import pickle  # pickle runs code
+import httpx
+from time import sleep
+
+@job(queue="nowhere")  # no worker reads the queue nowhere
+def slow(ctx):
+    sleep(1)
+    ctx.submit(sleep).result()
+
+@job(idempotency_key=lambda order: sleep(order))
+async def busy(ctx, order):
+    sleep(1)  # time.sleep blocks the event loop
+    httpx.get("http://localhost")  # httpx.get blocks
+    await asyncio.to_thread(httpx.get, "http://localhost")
+    await asyncio.sleep(1)
+
+    def in_a_thread():
+        sleep(1)
+
+    first = await ctx["redis"].enqueue_job("slow")
+    await first.result()  # job busy waits
+
+@app.post("/")
+async def handler():
+    slow({})  # runs the job slow itself
+"""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def demo(installed: Installed) -> Iterator[Process]:
@@ -121,6 +150,20 @@ def test_operating_commands_print_tables_and_json(service: Service) -> None:
 
 def test_doctor_finds_nothing_wrong_with_a_new_service(service: Service) -> None:
     assert service.cli_json("doctor") == []
+
+
+def test_doctor_names_line_by_line_what_would_go_wrong(service: Service) -> None:
+    draft = service.installed.folder / "src" / service.installed.package / "draft.py"
+    draft.write_text(DRAFT)
+    try:
+        found = service.cli_json("doctor", code=1)
+    finally:
+        draft.unlink()
+    told = {int(one["where"].rpartition(":")[2]): one["problem"] for one in found}
+    marked = {n: line.partition("# ")[2] for n, line in enumerate(DRAFT.splitlines(), 1) if "# " in line}
+    assert told.keys() == marked.keys(), told
+    assert all(marked[number] in told[number] for number in marked), told
+    assert all(one["mend"] for one in found)
 
 
 @pytest.mark.parametrize(
