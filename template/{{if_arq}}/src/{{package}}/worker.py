@@ -4,23 +4,39 @@ arq makes a `Worker` of these settings; it must be ours, or none of the patterns
 """
 
 from socket import gethostname
+from typing import Any, cast
 
 import arq.worker
+from arq.connections import RedisSettings
 from arq.worker import func
 
 from .jobs.resources import on_shutdown, on_startup
 from .ops.worker import QueueWorker
-from .runtime.connection import arq_settings
+from .runtime.connection import sentinels
 from .runtime.job import jobs
+from .settings import settings
 
 arq.worker.Worker = QueueWorker  # ty: ignore[invalid-assignment]
+
+
+def _address() -> RedisSettings:
+    """Our address in arq's terms, for `arq --check`."""
+    url = settings().require_redis_url()
+    common = {"conn_timeout": 1, "ssl_check_hostname": True}
+    if url.startswith("sentinel://"):
+        nodes, login = sentinels(url)
+        login["database"] = login.pop("db")
+        return RedisSettings(host=nodes, sentinel=True, sentinel_master=settings().sentinel_master, **login, **common)
+    found = RedisSettings.from_dsn(url)
+    found.ssl_check_hostname = True
+    return found
 
 
 class WorkerSettings:
     """arq reads these attributes; queues and concurrency are in queues.py, times in settings.py."""
 
-    functions = tuple(func(job.function, name=job.name) for job in jobs().values())
+    functions = tuple(func(cast("Any", job.function), name=job.name) for job in jobs().values())
     on_startup = on_startup
     on_shutdown = on_shutdown
-    redis_settings = arq_settings()
+    redis_settings = _address()
     health_check_key = f"arq:health:{gethostname()}"  # of this host, for `arq --check`

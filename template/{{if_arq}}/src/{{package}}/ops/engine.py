@@ -30,14 +30,16 @@ from ..contract import (
 )
 from ..health import judge
 from ..queues import DEFAULT_QUEUE
-from ..runtime import connection, dead_letters
+from ..runtime import connection
 from ..runtime.connection import UNAVAILABLE, dumps, redis, texts
 from ..runtime.job import Job, jobs
 from ..runtime.record import METRICS, job_key, lease_key, records, result_key
 from ..runtime.results import large_results, reference
 from ..settings import settings
-from . import backlog, schedules
+from . import backlog, dead_letters, schedules
 
+# What arq's `Job.result()` finds for a job that was cancelled before it started.
+CANCELLED = {"r": "cancelled", "s": False, "t": 0, "f": "", "a": [], "k": {}, "et": 0, "st": 0, "ft": 0}
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -145,7 +147,7 @@ class ArqEngine:
 
     @answering
     async def cancel(self, job_id: str) -> JobStatus:
-        await records().cancel(job_id)
+        await records().step("cancel", job_id, dumps(CANCELLED))
         return await self._status(job_id)
 
     @answering

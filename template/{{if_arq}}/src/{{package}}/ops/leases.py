@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from .. import health
-from ..runtime import dead_letters
-from ..runtime.connection import UNAVAILABLE, connect_blocking, text, texts
-from ..runtime.record import Taken, job_key, script
+from ..runtime.connection import UNAVAILABLE, text, texts
+from ..runtime.record import job_key, script
 from ..settings import settings
+from . import dead_letters
+from .execution import Taken, ending
+from .supervisor import connect_blocking
 
 if TYPE_CHECKING:
     from .worker import QueueWorker
@@ -90,8 +92,8 @@ class LeaseKeeper(threading.Thread):
             error=error,
             traceback=stack,
         )
-        owner, place = self.worker.execution.owner, (taken.name, taken.queue)
-        self._do("finish", taken.id, owner, "failed", "timed_out", "", *place, 0, letter, "error", error)
+        owner = self.worker.execution.owner
+        self._do("finish", *ending(taken, owner, "failed", "timed_out", letter=letter, error=error))
 
     def _do(self, *arguments: str | bytes | int) -> list[bytes]:
         return self.step(keys=[], args=arguments) or []

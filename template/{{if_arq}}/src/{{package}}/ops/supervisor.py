@@ -12,11 +12,15 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import structlog
+from redis import Redis
+from redis.sentinel import Sentinel
 
-from ..runtime.connection import UNAVAILABLE, connect_blocking
+from ..runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT, UNAVAILABLE, sentinels
 from ..runtime.record import script
+from ..settings import settings
 
 log = structlog.get_logger(__name__)
 PR_SET_PDEATHSIG = 1
@@ -77,3 +81,13 @@ def _release(owner: str, queues: Sequence[str]) -> None:
     with suppress(*UNAVAILABLE):  # if not now, the leases end by themselves
         released = connect_blocking().eval(script(), 0, "release", owner, *queues)
         log.info("its jobs were given back", count=released)
+
+
+def connect_blocking() -> Redis:
+    """A client for threads, and for processes without an event loop."""
+    url = settings().require_redis_url()
+    options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": REPLY_TIMEOUT}
+    if not url.startswith("sentinel://"):
+        return Redis.from_url(url, **options, **({"ssl_check_hostname": True} if "rediss" in url[:6] else {}))
+    nodes, login = sentinels(url)
+    return Sentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)

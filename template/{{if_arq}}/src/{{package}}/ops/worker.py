@@ -23,11 +23,11 @@ from arq.worker import Function, Worker
 from .. import health, logs
 from ..queues import QUEUES, Queue
 from ..runtime.connection import UNAVAILABLE, adopt, connect, patiently, text
-from ..runtime.execution import Execution
 from ..runtime.job import jobs
-from ..runtime.record import Taken, queue_key, records
+from ..runtime.record import queue_key, records
 from ..runtime.routing import known_queue
 from ..settings import settings
+from .execution import Execution, Taken
 from .leases import LeaseKeeper
 from .supervisor import supervise
 
@@ -42,7 +42,7 @@ def run_worker(queues: list[str] | None = None) -> None:
     names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
     chosen = [queue for queue in QUEUES if queue.name in names]
     logs.configure()
-    name = settings().worker_name or "-".join([*(queue.name for queue in chosen), str(os.getpid())])
+    pid = os.getpid()
 
     def work(owner: str) -> None:
         from ..worker import WorkerSettings  # arq's declarations
@@ -50,7 +50,7 @@ def run_worker(queues: list[str] | None = None) -> None:
         QueueWorker(
             WorkerSettings.functions,
             queues=chosen,
-            name=f"{name}@{os.uname().nodename}",
+            pid=pid,
             owner=owner,
             on_startup=WorkerSettings.on_startup,
             on_shutdown=WorkerSettings.on_shutdown,
@@ -61,14 +61,9 @@ def run_worker(queues: list[str] | None = None) -> None:
 
 
 def check() -> Iterator[tuple[str, str, str]]:
-    """For `doctor`: where, problem and mend of what keeps a worker from starting."""
-    try:
-        from ..worker import WorkerSettings
-    except Exception as error:
-        yield "jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this"
-        return
-    if not WorkerSettings.functions:
-        yield "jobs/", "declares no job: arq refuses to start", "declare one with @job"
+    """For `doctor`: what keeps a worker from starting, as (where, problem, how to mend it)."""
+    if not jobs():
+        yield "jobs/", "declares no job, and arq refuses to start without", "declare one with @job"
 
 
 class QueueWorker(Worker):
@@ -82,7 +77,7 @@ class QueueWorker(Worker):
         functions: Sequence[Function],
         *,
         queues: Sequence[Queue] = QUEUES,
-        name: str | None = None,
+        pid: int | None = None,
         owner: str | None = None,
         burst: bool = False,
         on_startup: Any = None,
@@ -92,7 +87,8 @@ class QueueWorker(Worker):
     ) -> None:
         logs.configure()
         self.queues = [queue.name for queue in queues]
-        self.name = name or f"{'-'.join(self.queues)}-{os.getpid()}@{os.uname().nodename}"
+        label = settings().worker_name or "-".join([*self.queues, str(pid or os.getpid())])
+        self.name = f"{label}@{os.uname().nodename}"
         super().__init__(
             functions,
             queue_name=queue_key(self.queues[0]),
@@ -148,16 +144,15 @@ class QueueWorker(Worker):
         free = self.max_jobs - len(self.tasks)
         if not self.allow_pick_jobs or free < 1 or self.alone:
             return IDLE
-        taken, due = await records().take(self.execution.owner, free, self.singletons, self.queues)
-        for each in taken:
-            self._start(each)
-        return 0.0 if taken else min(IDLE, IDLE if due is None else due)
+        taken, due = await records().step("take", self.execution.owner, free, self.singletons, *self.queues)
+        for reply in taken:
+            self._start(Taken.of(reply))
+        return 0.0 if taken else IDLE if due < 0 else min(IDLE, due / 1000)
 
     def _start(self, taken: Taken) -> None:
-        beside = [*self.tasks.values()]
         if taken.detail == "alone":
             self.alone = taken
-        task = self.loop.create_task(self._run(taken, beside if self.alone else []))
+        task = self.loop.create_task(self._run(taken, [*self.tasks.values()] if self.alone else []))
         self.running[taken.id], self.tasks[taken.id] = taken, task
         task.add_done_callback(partial(self._done, taken))
 
@@ -243,8 +238,6 @@ class QueueWorker(Worker):
                 await asyncio.gather(*(self.execution.hand_back(taken) for taken in self.running.values()))
         if self.main_task:
             self.main_task.cancel()
-        if self.on_stop:
-            self.on_stop(signum)
 
     async def close(self) -> None:
         """Leave: nobody waits for a job that does not stop."""

@@ -8,16 +8,14 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
-from arq.connections import ArqRedis, RedisSettings
+from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
 from pydantic_core import from_json, to_json
-from redis import Redis as BlockingRedis
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
-from redis.sentinel import Sentinel as BlockingSentinel
 
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
@@ -82,16 +80,6 @@ def connect() -> JobRedis:
     return JobRedis(master.connection_pool)
 
 
-def connect_blocking() -> BlockingRedis:
-    """A client for threads, and for processes without an event loop."""
-    url = settings().require_redis_url()
-    options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": REPLY_TIMEOUT}
-    if not url.startswith("sentinel://"):
-        return BlockingRedis.from_url(url, **options, **({"ssl_check_hostname": True} if "rediss" in url[:6] else {}))
-    nodes, login = sentinels(url)
-    return BlockingSentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)
-
-
 def sentinels(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
     """The nodes of `sentinel://[user:password@]host:26379/0;sentinel://…`, and how to log in to the master."""
     nodes = [urlsplit(part) for part in url.split(";")]
@@ -133,16 +121,3 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
         except UNAVAILABLE:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 1.0)
-
-
-def arq_settings() -> RedisSettings:
-    """The same address for arq's own commands (`arq --check`)."""
-    url = settings().require_redis_url()
-    common = {"conn_timeout": 1, "ssl_check_hostname": True}
-    if url.startswith("sentinel://"):
-        nodes, login = sentinels(url)
-        login["database"] = login.pop("db")
-        return RedisSettings(host=nodes, sentinel=True, sentinel_master=settings().sentinel_master, **login, **common)
-    found = RedisSettings.from_dsn(url)
-    found.ssl_check_hostname = True
-    return found

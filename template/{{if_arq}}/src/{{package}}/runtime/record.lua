@@ -153,7 +153,7 @@ local function start(id, owner, queue, priority, singletons)
       return {'undecodable', id, queue, priority, 1, message or '', {}, ''}
     end
     name = decoded.f
-    known = {false, name, false, id, id, false, false, false, false, (tonumber(decoded.et) or now_ms) / 1000,
+    known = {false, name, false, id, id, false, false, false, false, string.format('%.3f', (tonumber(decoded.et) or now_ms) / 1000),
       cjson.decode(singletons)[name] or false}
     count('enqueued', name, queue, '')
     redis.call('HSET', job, 'name', name, 'root', id, 'trace_id', id, 'submitted_at', known[10], 'singleton', known[11] or '')

@@ -6,9 +6,7 @@ state, its place in the queue, its lease, key, result, dead letter and counters.
 """
 
 import asyncio
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -16,9 +14,9 @@ from weakref import WeakKeyDictionary
 
 from redis.exceptions import NoScriptError
 
-from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State
+from ..contract import DURATION_BUCKETS, WAIT_BUCKETS
 from ..settings import settings
-from .connection import JobRedis, dumps, redis, text, texts
+from .connection import JobRedis, dumps, redis, text
 
 METRICS = "metrics"
 BATCH = 100  # steps that share a round trip at most
@@ -33,11 +31,6 @@ def job_key(job_id: str) -> str:
 def claim_key(name: str, key: str) -> str:
     """Where the holder of an idempotency key is noted: `<job id>|<fingerprint of its payload>`."""
     return f"key:{name}:{key}"
-
-
-def message_key(job_id: str) -> str:
-    """Where arq keeps the message of a job that has not ended."""
-    return f"arq:job:{job_id}"
 
 
 def result_key(job_id: str) -> str:
@@ -58,41 +51,6 @@ def queue_key(queue: str, priority: int = 5) -> str:
 def running_key(queue: str) -> str:
     """The sorted set of running jobs by the end of their leases."""
     return f"arq:running:{queue}"
-
-
-@dataclass(eq=False, slots=True)
-class Taken:
-    """A job that this worker holds, and what to do with it: run, or what else `start` in record.lua says."""
-
-    action: str
-    id: str
-    queue: str
-    priority: int
-    attempt: int
-    message: bytes
-    name: str
-    key: str | None
-    trace_id: str
-    root: str
-    input: str | None
-    failed_step: str | None
-    detail: str
-    began: float = field(default_factory=time.monotonic)
-    stopped: str = ""  # why the worker stops it: cancelled, draining
-    ending: bool = False  # its end is being written down: too late to stop it
-
-    @classmethod
-    def of(cls, reply: Sequence[Any]) -> "Taken":
-        """From an answer of `take`."""
-        action, job_id, queue, priority, attempts, message, known, detail = reply
-        values = [None if value is None else text(value) for value in known] or [None] * 7
-        _, name, key, trace_id, root, given, failed_step, *_ = values
-        identity = text(job_id)
-        return cls(
-            text(action), identity, text(queue), int(priority), int(attempts or 0), message, name or "", key or None,
-            trace_id or identity, root or identity, given, failed_step,
-            text(detail) if isinstance(detail, bytes) else str(detail),
-        )  # fmt: skip
 
 
 @cache
@@ -183,52 +141,12 @@ class Records:
         """Write down what comes after `size` parts."""
         await self.step("group", group, size, dumps(fan_in))
 
-    async def take(
-        self, owner: str, free: int, singletons: bytes, queues: Sequence[str]
-    ) -> tuple[list[Taken], float | None]:
-        """Up to `free` due jobs, the most urgent first; without any, seconds until one is due, None for nothing."""
-        taken, look = await self.step("take", owner, free, singletons, *queues)
-        return [Taken.of(reply) for reply in taken], None if look < 0 else look / 1000
-
-    async def finish(
-        self, taken: Taken, owner: str, state: State, outcome: str, *,
-        result: bytes = b"", delay: float = 0, letter: bytes = b"", **fields: Any,
-    ) -> bool:  # fmt: skip
-        """Write down how a run ended; False if the job had ended before or another worker has it now."""
-        return bool(
-            await self.step(
-                "finish", taken.id, owner, state, outcome, result, taken.name, taken.queue,
-                int(delay * 1000), letter, *flat(fields),
-            )
-        )  # fmt: skip
-
-    async def cancel(self, job_id: str) -> str | None:
-        """Cancel or ask to stop; answers the state before, None for an unknown job."""
-        before = await self.step("cancel", job_id, dumps({"s": False, "r": "cancelled", "id": job_id}))
-        return None if before is None else text(before)
-
-    async def replay(self, job_id: str, new_id: str) -> str:
-        """Name the job that replaces a dead one; answers the first that was named."""
-        return text(await self.step("replay", job_id, new_id))
-
-    async def free(self, job_id: str, name: str, key: str) -> None:
-        """Let another job have this job's idempotency key."""
-        if text(await self.client.get(claim_key(name, key)) or b"").partition("|")[0] == job_id:
-            await self.client.delete(claim_key(name, key))
-
     async def update(self, job_id: str, **fields: Any) -> bool:
         """Set fields of a running job; True if it was asked to stop."""
         async with self.client.pipeline(transaction=False) as pipe:
             pipe.hset(job_key(job_id), mapping={name: value for name, value in fields.items() if value is not None})
             pipe.hexists(job_key(job_id), "cancel")
             return bool((await pipe.execute())[-1])
-
-    async def record(self, job_id: str) -> dict[str, str]:
-        """The whole record; empty for an unknown job."""
-        async with self.client.pipeline(transaction=False) as pipe:
-            pipe.hgetall(job_key(job_id))
-            [found] = await pipe.execute()
-        return texts(found)
 
     async def field(self, job_id: str, name: str) -> str | None:
         """One field of the record."""

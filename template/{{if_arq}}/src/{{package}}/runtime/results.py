@@ -1,11 +1,10 @@
 """Keep small results in Redis and large ones elsewhere; and read them where a later step or a caller wants them.
 
-Redis is memory, shared by all queues: over 64 KiB it holds a reference (claim check). What arq's `Job.result()` reads
-is arq's own document, in JSON.
+Redis is memory, shared by all queues: over 64 KiB it holds a reference (claim check), also in what arq's
+`Job.result()` reads.
 """
 
 import asyncio
-import time
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic_core import from_json
 from ..large_results import LargeResults, open_large_results
 from ..settings import settings
 from .connection import dumps
-from .record import Taken, queue_key, records, result_key
+from .record import records, result_key
 
 REFERENCE = "$ref"
 
@@ -31,24 +30,6 @@ async def keep(job_id: str, encoded: bytes) -> bytes:
         return encoded
     await asyncio.to_thread(large_results().put, job_id, encoded)
     return dumps({REFERENCE: job_id, "bytes": len(encoded)})
-
-
-def document(taken: Taken, call: dict[str, Any], *, ok: bool, value: bytes) -> bytes:
-    """arq's result document around a result, or an error, that is JSON already."""
-    now = time.time()
-    head = {
-        "t": taken.attempt,
-        "f": taken.name,
-        "a": call.get("a", []),
-        "k": call.get("k", {}),
-        "et": call.get("et", 0),
-        "s": ok,
-        "st": int((now - time.monotonic() + taken.began) * 1000),
-        "ft": int(now * 1000),
-        "q": queue_key(taken.queue, taken.priority),
-        "id": taken.id,
-    }
-    return b'{"r":' + value + b"," + dumps(head)[1:]
 
 
 def reference(value: Any) -> str | None:

@@ -18,7 +18,7 @@ from pydantic_core import from_json
 from .connection import dumps, patiently
 from .job import Job
 from .progress import current_job
-from .record import Taken, records
+from .record import records
 from .results import resolve, stored
 from .submission import Call, Spec, prepare, send
 
@@ -93,11 +93,11 @@ async def group(
     return fan_in.id
 
 
-async def received(taken: Taken) -> Any:
-    """The first argument of a job that gets it from the steps before it."""
-    kind, _, source = (taken.input or "").partition(":")
+async def received(given: str, failed_step: str | None) -> Any:
+    """The first argument of a job that gets it from the steps before it; `given` is what `prepare` was told."""
+    kind, _, source = given.partition(":")
     if kind == "failed":
-        return taken.failed_step
+        return failed_step
     if kind == "result":
         [value] = await stored(source)
         return await resolve(value)

@@ -13,15 +13,16 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
-from .connection import dumps, redis, text
-from .job import Job, jobs
-from .record import job_key, records
+from ..runtime.connection import dumps, redis, text
+from ..runtime.job import Job, jobs
+from ..runtime.record import claim_key, job_key, records
 
 PAGE = 200
 WORKFLOW = ("next", "on_error", "group", "part", "input", "failed_step")  # fields of the record
 
-# KEYS: 1 dead, 2 dead:queues, 3 the letter. ARGV: 1 id, 2 queue
+# KEYS: 1 dead, 2 dead:queues, 3 the letter, 4 its idempotency key's claim, to be freed. ARGV: 1 id, 2 queue
 REMOVE = """
+if string.match(redis.call('GET', KEYS[4]) or '', '^[^|]*') == ARGV[1] then redis.call('DEL', KEYS[4]) end
 if redis.call('ZREM', KEYS[1], ARGV[1]) == 1 then redis.call('HINCRBY', KEYS[2], ARGV[2], -1) end
 redis.call('DEL', KEYS[3])
 """
@@ -124,7 +125,7 @@ async def replay(job_id: str, new_id: str) -> Submission:
     job = jobs().get(letter["job"])
     if job is None or not letter.get("replayable", True):
         raise ContractError(f"dead letter {job_id} ({letter['reason']}) cannot be run again: discard it")
-    chosen = await records().replay(job_id, new_id)
+    chosen = text(await records().step("replay", job_id, new_id))
     sent = chosen != new_id and bool(await redis().exists(job_key(chosen)))
     if not sent:
         submission = await _send_again(job, letter, chosen)
@@ -139,9 +140,7 @@ async def replay(job_id: str, new_id: str) -> Submission:
 async def discard(job_id: str) -> None:
     """Forget it and free its key for a new job; raises NotADeadLetter."""
     letter = await _stored(job_id)
-    if key := letter.get("idempotency_key"):
-        await records().free(job_id, letter["job"], key)
-    await _remove(job_id, letter["queue"])
+    await _remove(job_id, letter["queue"], claim_key(letter["job"], letter.get("idempotency_key") or ""))
 
 
 async def _send_again(job: Job[Any, Any], letter: dict[str, Any], new_id: str) -> Submission:
@@ -186,5 +185,5 @@ def _payload(letter: dict[str, Any]) -> Any:
     return letter["kwargs"] or letter["args"] or None
 
 
-async def _remove(job_id: str, queue: str) -> None:
-    await redis().eval(REMOVE, 3, "dead", "dead:queues", _key(job_id), job_id, queue)
+async def _remove(job_id: str, queue: str, claim: str = "") -> None:
+    await redis().eval(REMOVE, 4, "dead", "dead:queues", _key(job_id), claim, job_id, queue)

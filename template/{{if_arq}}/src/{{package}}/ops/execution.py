@@ -7,7 +7,8 @@ its own end. Here whatever comes of a run is one step of record.lua.
 import asyncio
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
@@ -15,16 +16,51 @@ from arq.utils import ms_to_datetime
 from pydantic_core import PydanticSerializationError, from_json
 
 from ..contract import State
+from ..runtime.connection import dumps, patiently, text, texts
+from ..runtime.job import Job
+from ..runtime.progress import JobCancelled, JobContext, running
+from ..runtime.record import flat, job_key, queue_key, records
+from ..runtime.results import keep, stored
+from ..runtime.retry import PermanentError, PoisonError, Snooze, TimedOut
+from ..runtime.workflows import count, numbers, received
 from . import dead_letters
-from .connection import dumps, patiently
-from .job import Job
-from .progress import JobCancelled, JobContext, running
-from .record import Taken, records
-from .results import document, keep, stored
-from .retry import PermanentError, PoisonError, Snooze, TimedOut
-from .workflows import count, numbers, received
 
 log = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class Taken:
+    """A job that this worker holds, and what to do with it: run, or what else `start` in record.lua says."""
+
+    action: str
+    id: str
+    queue: str
+    priority: int
+    attempt: int
+    message: bytes
+    name: str
+    key: str | None
+    trace_id: str
+    root: str
+    input: str | None
+    failed_step: str | None
+    detail: str
+    began: float = field(default_factory=time.monotonic)
+    stopped: str = ""  # why the worker stops it: cancelled, draining
+    ending: bool = False  # its end is being written down: too late to stop it
+
+    @classmethod
+    def of(cls, reply: Sequence[Any]) -> "Taken":
+        """From an answer of `take`."""
+        action, job_id, queue, priority, attempts, message, known, detail = reply
+        values = [None if value is None else text(value) for value in known] or [None] * 7
+        _, name, key, trace_id, root, given, failed_step, *_ = values
+        identity = text(job_id)
+        return cls(
+            text(action), identity, text(queue), int(priority), int(attempts or 0), message, name or "", key or None,
+            trace_id or identity, root or identity, given, failed_step,
+            text(detail) if isinstance(detail, bytes) else str(detail),
+        )  # fmt: skip
 
 
 class Execution:
@@ -112,8 +148,8 @@ class Execution:
         self, taken: Taken, call: dict[str, Any], outcome: str, reason: str, error: BaseException, trace: str = ""
     ) -> None:
         described = dead_letters.describe(error)
-        log.error("job failed", reason=reason, error=described)
-        record = await patiently(lambda: records().record(taken.id))
+        log.error("job failed", job_id=taken.id, job=taken.name, reason=reason, error=described)
+        record = texts(await patiently(lambda: records().client.hgetall(job_key(taken.id))))
         trace = trace or "".join(traceback.format_exception(error))
         letter = dead_letters.encode(
             taken.id, record, call["a"], call["k"], reason=reason, error=described, traceback=trace
@@ -127,12 +163,39 @@ class Execution:
     async def _ended(
         self, taken: Taken, call: dict[str, Any], state: State, outcome: str, value: bytes, **fields: Any
     ) -> None:
-        result = document(taken, call, ok=state == "succeeded", value=value)
+        result = _document(taken, call, ok=state == "succeeded", value=value)
         await self._finish(taken, state, outcome, result=result, **fields)
 
     async def _finish(self, taken: Taken, state: State, outcome: str, **fields: Any) -> None:
         taken.ending = True
-        await patiently(lambda: records().finish(taken, self.owner, state, outcome, **fields))
+        await patiently(lambda: records().step("finish", *ending(taken, self.owner, state, outcome, **fields)))
+
+
+def ending(
+    taken: Taken, owner: str, state: State, outcome: str,
+    result: bytes = b"", delay: float = 0, letter: bytes = b"", **fields: Any,
+) -> list[Any]:  # fmt: skip
+    """What the step `finish` wants to know; `delay` in seconds."""
+    place = (taken.name, taken.queue, int(delay * 1000))
+    return [taken.id, owner, state, outcome, result, *place, letter, *flat(fields)]
+
+
+def _document(taken: Taken, call: dict[str, Any], *, ok: bool, value: bytes) -> bytes:
+    """arq's result document around a result, or an error, that is JSON already."""
+    now = time.time()
+    head = {
+        "t": taken.attempt,
+        "f": taken.name,
+        "a": call.get("a", []),
+        "k": call.get("k", {}),
+        "et": call.get("et", 0),
+        "s": ok,
+        "st": int((now - time.monotonic() + taken.began) * 1000),
+        "ft": int(now * 1000),
+        "q": queue_key(taken.queue, taken.priority),
+        "id": taken.id,
+    }
+    return b'{"r":' + value + b"," + dumps(head)[1:]
 
 
 def _read(taken: Taken) -> dict[str, Any]:
@@ -149,9 +212,9 @@ def _read(taken: Taken) -> dict[str, Any]:
 async def _arguments(job: Job[Any, Any], taken: Taken, call: dict[str, Any]) -> dict[str, Any]:
     try:
         values = job.bind(tuple(call["a"]), call["k"])
-        if taken.input:
+        if given := taken.input:
             first = next(iter(job.arguments.model_fields))
-            values = {first: await patiently(lambda: received(taken)), **values}
+            values = {first: await patiently(lambda: received(given, taken.failed_step)), **values}
         return job.validate(values)
     except (TypeError, ValueError) as error:
         raise PermanentError(f"the payload does not fit {job.name}: {error}") from error
