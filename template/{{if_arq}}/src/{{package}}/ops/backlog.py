@@ -1,6 +1,6 @@
 """How much work waits in each queue, and who is there to do it, each in one round trip whatever the depth.
 
-arq keeps what waits, what is due later and what runs in one sorted set per queue, so that its own count alarms for a
+arq keeps what waits, what is due later and what runs in one sorted set, so that its own count alarms for a
 schedule of next week and hides a stuck worker; here delayed and taken jobs are told apart, and nothing is left out.
 """
 
@@ -45,15 +45,17 @@ async def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
                 pipe.zcount(key, "-inf", now * 1000)
                 pipe.zrange(key, 0, 0, withscores=True)
             pipe.zcard(running_key(queue.name))
+            pipe.zcount(running_key(queue.name), "-inf", now * 1000)
         pipe.hgetall("dead:queues")
         *answers, stored = await pipe.execute()
     dead = texts(stored)
-    each, found = 3 * len(PRIORITIES) + 1, []
+    each, found = 3 * len(PRIORITIES) + 2, []
     for index, queue in enumerate(QUEUES):
-        *counts, in_flight = answers[index * each : (index + 1) * each]
-        waiting = sum(counts[1::3])
-        delayed = sum(counts[0::3]) - waiting
-        oldest = min((due / 1000 for first in counts[2::3] for _, due in first), default=now)
+        *counts, in_flight, over = answers[index * each : (index + 1) * each]
+        due = sum(counts[1::3])  # a job that runs is due again when its lease is over
+        waiting = due - over
+        delayed = sum(counts[0::3]) - due - (in_flight - over)
+        oldest = min((score / 1000 for first in counts[2::3] for _, score in first), default=now)
         found.append(
             QueueStatus(
                 name=queue.name,

@@ -242,7 +242,6 @@ class QueueWorker(Worker):
     async def close(self) -> None:
         """Leave: nobody waits for a job that does not stop."""
         with suppress(*UNAVAILABLE):
-            await self.pool.delete(self.health_check_key)
             await self.pool.hdel("workers", self.name)
         health.heartbeat_file(self.name).unlink(missing_ok=True)
         if self.on_shutdown:

@@ -32,6 +32,14 @@ local function enqueue(id, queue, priority, due_ms)
   if due_ms <= now_ms then redis.call('PUBLISH', 'arq:wake:' .. queue, '') end
 end
 
+-- A job that runs stays in its queue, due again when its lease ends: there is nothing to clean up after a crash, and arq's
+-- `Job.result()` waits for it. `running_in` tells it from one that is delayed.
+local function hold(id, owner, queue, priority)
+  redis.call('SET', lease_of(id), owner, 'PX', LEASE)
+  redis.call('ZADD', waiting_in(queue, priority), now_ms + LEASE, id)
+  redis.call('ZADD', running_in(queue), now_ms + LEASE, id)
+end
+
 local function create(spec)
   redis.call('HSET', 'job:' .. spec.id, 'submitted_at', now, unpack(spec.fields))
   redis.call('SET', message_of(spec.id), spec.message)
@@ -137,7 +145,15 @@ local function start(id, owner, queue, priority, singletons)
   local known = redis.call('HMGET', job, 'state', 'name', 'key', 'trace_id', 'root', 'input', 'failed_step', 'fingerprint',
     'due_at', 'submitted_at', 'singleton', 'lost', 'retries')
   local state, name = known[1], known[2]
-  if final(state) or redis.call('SET', lease_of(id), owner, 'NX', 'PX', LEASE) == false then return nil end
+  if final(state) then
+    redis.call('ZREM', waiting_in(queue, priority), id)
+    return nil
+  end
+  local left = redis.call('PTTL', lease_of(id))
+  if left > 0 then
+    redis.call('ZADD', waiting_in(queue, priority), now_ms + left, id)
+    return nil
+  end
 
   local function wait_for(other)
     redis.call('DEL', lease_of(id))
@@ -146,7 +162,7 @@ local function start(id, owner, queue, priority, singletons)
     redis.call('ZADD', waiting_in(queue, priority), now_ms + 1000, id)
   end
 
-  redis.call('ZADD', running_in(queue), now_ms + LEASE, id)
+  hold(id, owner, queue, priority)
   if not name then  -- enqueued by a client that is not ours
     local ok, decoded = pcall(cjson.decode, message or '')
     if not ok or type(decoded) ~= 'table' or type(decoded.f) ~= 'string' then
@@ -239,28 +255,18 @@ function steps.group()
   redis.call('EXPIRE', 'group:' .. ARGV[1], RECORD_TTL)
 end
 
--- Take due jobs, most urgent first, after giving back those whose lease is over.
+-- Take due jobs, most urgent first; also those whose lease is over.
 -- ARGV: 1 owner, 2 how many, 3 singletons (JSON: job name → 'wait' or 'skip'), 4… queues in order.
 -- Answers the jobs, and if there are none in how many ms to look again (-1: nothing is there).
 function steps.take()
   local owner, free, taken = ARGV[1], tonumber(ARGV[2]), {}
   for i = 4, #ARGV do
     local queue = ARGV[i]
-    for _, id in ipairs(redis.call('ZRANGE', running_in(queue), '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, 100)) do
-      local left = redis.call('PTTL', lease_of(id))
-      if left > 0 then
-        redis.call('ZADD', running_in(queue), now_ms + left, id)
-      else
-        redis.call('ZREM', running_in(queue), id)
-        redis.call('ZADD', waiting_in(queue, redis.call('HGET', 'job:' .. id, 'priority') or 5), now_ms, id)
-      end
-    end
     for priority = 9, 0, -1 do
       local waiting = waiting_in(queue, priority)
       local ids = free > 0 and redis.call('ZRANGE', waiting, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, free) or {}
       while #ids > 0 do
         for _, id in ipairs(ids) do
-          redis.call('ZREM', waiting, id)
           local answer = start(id, owner, queue, priority, ARGV[3])
           if answer then
             taken[#taken + 1] = answer
@@ -275,9 +281,8 @@ function steps.take()
   local look = -1
   if #taken == 0 then
     for i = 4, #ARGV do
-      for priority = -1, 9 do
-        local set = priority < 0 and running_in(ARGV[i]) or waiting_in(ARGV[i], priority)
-        local due = redis.call('ZRANGE', set, 0, 0, 'WITHSCORES')[2]
+      for priority = 0, 9 do
+        local due = redis.call('ZRANGE', waiting_in(ARGV[i], priority), 0, 0, 'WITHSCORES')[2]
         if due then look = look < 0 and due - now_ms or math.min(look, due - now_ms) end
       end
     end
@@ -319,9 +324,7 @@ function steps.renew()
     local state, priority, cancel = unpack(redis.call('HMGET', 'job:' .. id, 'state', 'priority', 'cancel'))
     local holder = redis.call('GET', lease_of(id))
     if state == 'running' and (not holder or holder == ARGV[1]) then
-      redis.call('SET', lease_of(id), ARGV[1], 'PX', LEASE)
-      redis.call('ZREM', waiting_in(queue, priority), id)
-      redis.call('ZADD', running_in(queue), now_ms + LEASE, id)
+      hold(id, ARGV[1], queue, priority)
       if redis.call('GET', 'lock:' .. name) == id then redis.call('PEXPIRE', 'lock:' .. name, LEASE) end
     end
     if cancel then cancelled[#cancelled + 1] = id end
