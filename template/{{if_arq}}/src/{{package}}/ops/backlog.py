@@ -37,7 +37,7 @@ async def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     """Every queue with its backlog."""
     alive = await workers() if alive is None else alive
     now = time.time()
-    async with redis().pipeline(transaction=False) as pipe:
+    async with redis().pipeline() as pipe:  # at one moment, or the differences below are wrong
         for queue in QUEUES:
             for priority in PRIORITIES:
                 key = queue_key(queue.name, priority)
