@@ -51,10 +51,10 @@ async def chained(order: Order) -> str:
 async def grouped(order: Order, items: list[CatalogItem]) -> str:
     parts = [import_item.call(item) for item in items]
     await group(parts, publish_catalog, "acme")
-    await group(parts, publish_catalog)  # wrong, but ty does not see it: one is missing
+    await group(parts, publish_catalog)  # wrong: one is missing
     await group(parts, publish_catalog, supplier=1)  # wrong: another type
     await group(parts, publish_catalog, suplier="acme")  # wrong: misspelt
-    await group(parts, send_digest)  # wrong, but ty does not see it: takes no outcomes
+    await group(parts, send_digest)  # wrong: takes no outcomes
     await group([process_order.call(order)], publish_catalog, supplier="acme")  # wrong: takes the outcomes of others
     await group(items, publish_catalog, supplier="acme")  # wrong: no calls
     return await group(parts, publish_catalog, supplier="acme")

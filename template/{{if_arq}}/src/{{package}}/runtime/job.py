@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import import_module
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
 
 from arq.cron import next_cron
 from pydantic import BaseModel, ConfigDict, create_model
@@ -93,17 +93,23 @@ class Job(Generic[P, R]):
 _declared: dict[str, Job[Any, Any]] = {}
 
 
+class Declaration(Protocol):
+    """What `@job(…)` answers. A Callable would take its parameters from `idempotency_key`, a lambda without types."""
+
+    def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Job[P, R]: ...
+
+
 def job(
     *,
     queue: str | None = None,
     priority: int = 5,
     retry: RetryPolicy | None = DEFAULT_RETRY,
-    idempotency_key: Callable[P, str] | None = None,
+    idempotency_key: Callable[..., str] | None = None,
     no_key_because: str | None = None,
     soft_limit: float | None = None,
     hard_limit: float | None = None,
     singleton: Literal["wait", "skip"] | None = None,
-) -> Callable[[Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]], Job[P, R]]:
+) -> Declaration:
     """Declare a job; its name is the function's, its first parameter is arq's `ctx`.
 
     `priority` 0–9, 9 is the most urgent. `retry=None`: never. `idempotency_key` makes the key from the arguments;

@@ -7,7 +7,7 @@ workflow, so that a second run of it finds the first one's steps instead of maki
 
 import asyncio
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from itertools import count, zip_longest
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -23,7 +23,6 @@ from .results import resolve, stored
 from .submission import Call, Spec, prepare, send
 
 P = ParamSpec("P")
-R = TypeVar("R")
 T = TypeVar("T")
 BATCH = 200  # parts that are submitted at once
 
@@ -37,6 +36,9 @@ class Outcome(BaseModel, Generic[T]):
     job_id: str | None = None
 
 
+# Jobs by what they are called with, which type checkers compare better than Job's own parameters.
+Taking = Callable[[Any, T], Awaitable[Any]]
+FanIn = Callable[Concatenate[Any, list[Outcome[T]], P], Awaitable[Any]]
 numbers: ContextVar[count] = ContextVar("numbers")  # of the workflows that the running job starts
 
 
@@ -45,7 +47,7 @@ def _workflow() -> str:
     return f"{job.id}.{next(numbers.get())}" if job else str(uuid.uuid4())
 
 
-async def chain(*links: Call[Any] | Job[..., Any], on_error: Job[..., Any] | None = None) -> str:
+async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = None) -> str:
     """Run one after the other; answers the last step's id. A link that is a job, not a call, gets the result before it.
 
     When a step fails for good or is cancelled, those after it fail with its name, the calls given by `undo` to those
@@ -58,7 +60,7 @@ async def chain(*links: Call[Any] | Job[..., Any], on_error: Job[..., Any] | Non
     ids = [f"{workflow}.{number}" for number in range(len(links))]
     steps = [_link(link, own, before) for link, own, before in zip(links, ids, [None, *ids], strict=False)]
     undo: list[Spec] = []
-    last = [prepare(on_error, {}, job_id=f"{workflow}.error", given="failed")] if on_error else []
+    last = [prepare(_job(on_error), {}, job_id=f"{workflow}.error", given="failed")] if on_error else []
     documents = []
     for link, step, after in zip(links, steps, [*ids[1:], None], strict=True):
         documents.append(step.document(next=after, on_error=_sequence([*undo, *last])))
@@ -69,13 +71,11 @@ async def chain(*links: Call[Any] | Job[..., Any], on_error: Job[..., Any] | Non
     return ids[-1]
 
 
-async def group(
-    parts: Sequence[Call[T]], then: Job[Concatenate[list[Outcome[T]], P], R], *args: P.args, **kwargs: P.kwargs
-) -> str:
+async def group(parts: Sequence[Call[T]], then: FanIn[T, P], *args: P.args, **kwargs: P.kwargs) -> str:
     """Run parts in parallel, then `then` with the list of their outcomes and these arguments; answers its id."""
-    workflow = _workflow()
-    arguments = dict(zip([*then.arguments.model_fields][1:], args, strict=False)) | kwargs
-    fan_in = prepare(then, arguments, job_id=f"{workflow}.then", given=f"group:{workflow}:{len(parts)}")
+    workflow, last = _workflow(), _job(then)
+    arguments = dict(zip([*last.arguments.model_fields][1:], args, strict=False)) | kwargs
+    fan_in = prepare(last, arguments, job_id=f"{workflow}.then", given=f"group:{workflow}:{len(parts)}")
     if not parts:
         await send(fan_in)
         return fan_in.id
@@ -101,24 +101,26 @@ async def received(given: str, failed_step: str | None) -> Any:
     if kind == "result":
         [value] = await stored(source)
         return await resolve(value)
-    outcomes = await _outcomes(source)
+    workflow, _, size = source.rpartition(":")
+    parts = [str(number) for number in range(int(size))]
+    found = await records().client.hmget(f"group:{workflow}", parts) if parts else []
+    outcomes = [from_json(outcome) for outcome in found]
     done = [outcome for outcome in outcomes if outcome["ok"]]
     for outcome, value in zip(done, await stored(*(outcome["job_id"] for outcome in done)), strict=True):
         outcome["value"] = await resolve(value)
     return outcomes
 
 
-async def _outcomes(source: str) -> list[dict[str, Any]]:
-    workflow, _, size = source.rpartition(":")
-    parts = [str(number) for number in range(int(size))]
-    found = await records().client.hmget(f"group:{workflow}", parts) if parts else []
-    return [from_json(outcome) for outcome in found]
+def _job(declared: Callable[..., Any]) -> Job[..., Any]:
+    if not isinstance(declared, Job):
+        raise TypeError(f"{declared!r} is no job: declare it with @job")
+    return declared
 
 
-def _link(link: Call[Any] | Job[..., Any], job_id: str, before: str | None) -> Spec:
+def _link(link: Call[Any] | Callable[..., Any], job_id: str, before: str | None) -> Spec:
     if isinstance(link, Call):
         return prepare(link.job, link.arguments, job_id=job_id)
-    return prepare(link, {}, job_id=job_id, given=f"result:{before}" if before else None)
+    return prepare(_job(link), {}, job_id=job_id, given=f"result:{before}" if before else None)
 
 
 def _sequence(specs: Sequence[Spec]) -> str | None:
