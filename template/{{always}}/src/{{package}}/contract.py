@@ -18,6 +18,10 @@ class ContractError(Exception):
     """An error a caller can act on; its text says what happened and what to do."""
 
 
+class JobDeclarationError(ContractError):
+    """A job, rule or schedule in jobs/ is declared in a way that would fail in production."""
+
+
 class UnknownJob(ContractError):
     """No job type has this name, or no job has this id."""
 
@@ -216,7 +220,6 @@ class Engine(Protocol):
         """Ask the job to stop; a job that already ended keeps its state. Raises UnknownJob."""
 
     async def queues(self) -> list[QueueStatus]: ...
-
     async def dead_letters(
         self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
@@ -232,7 +235,6 @@ class Engine(Protocol):
         """Forget it and free its idempotency key. Raises NotADeadLetter."""
 
     async def schedules(self) -> list[ScheduleStatus]: ...
-
     async def health(self) -> Health: ...
 
     async def ping(self) -> None:

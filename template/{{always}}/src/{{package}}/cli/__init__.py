@@ -19,6 +19,7 @@ from ..contract import (
     ContractError,
     IdempotencyConflict,
     InvalidPayload,
+    JobDeclarationError,
     NotADeadLetter,
     UnknownJob,
     UnknownQueue,
@@ -115,6 +116,8 @@ def _explain(error: Exception) -> tuple[str, int] | None:
         case InvalidPayload():
             return "; ".join([str(error), *map(_wrong_field, error.errors)]), 2
         case UnknownJob() | UnknownQueue() | IdempotencyConflict() | NotADeadLetter() | NotConfigured():
+            return str(error), 2
+        case JobDeclarationError():
             return str(error), 2
         case ContractError():
             return str(error), 1

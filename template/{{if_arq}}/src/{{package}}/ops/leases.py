@@ -4,6 +4,7 @@ A lease renewed by the loop ends under a job that computes for a minute, and a s
 blocks the loop past its hard limit cannot be stopped from inside: it costs the process its life, and nobody else's job.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -55,7 +56,7 @@ class LeaseKeeper(threading.Thread):
                 if time.monotonic() - self.worker.ticked_at < health.ALIVE / 2:
                     health.beat(self.worker.name)
                 self.renew()
-                self.end_blocking_jobs()
+                self.end_a_blocking_job()
             except Exception as error:  # whatever it is, the next round must come, or running jobs are started twice
                 log.warning("leases not renewed", error=repr(error))
             time.sleep(settings().renewal)
@@ -69,16 +70,20 @@ class LeaseKeeper(threading.Thread):
         for job_id in self._do("renew", self.worker.execution.owner, *held):
             self.worker.loop.call_soon_threadsafe(self.worker.interrupt, text(job_id), "cancelled")
 
-    def end_blocking_jobs(self) -> None:
-        """If the loop stands still and jobs are over their hard limits: dead letters for those, and the end."""
-        over = self.worker.over_hard_limit(BLOCKED)
-        if not over or time.monotonic() - self.worker.ticked_at < BLOCKED:
+    def end_a_blocking_job(self) -> None:
+        """If the loop stands still in a job over its hard limit: a dead letter, the others handed back, and the end."""
+        if time.monotonic() - self.worker.ticked_at < BLOCKED:
             return
-        stack = "".join(traceback.format_stack(sys._current_frames()[self.loop_thread]))
-        for taken in over:
-            self._give_up(taken, stack)
-        log.critical("a job blocks the event loop over its hard limit: this process ends", stack=stack)
-        os.kill(os.getpid(), signal.SIGKILL)
+        task = asyncio.current_task(self.worker.loop)
+        over = [taken for taken in self.worker.over_hard_limit(BLOCKED) if self.worker.tasks.get(taken.id) is task]
+        for blocking in over:
+            stack = "".join(traceback.format_stack(sys._current_frames()[self.loop_thread]))
+            self._give_up(blocking, stack)
+            for taken in list(self.worker.running.values()):
+                if taken is not blocking:
+                    self._do("finish", *ending(taken, self.worker.execution.owner, "queued", "handed_back"))
+            log.critical("a job blocks the event loop over its hard limit: this process ends", job_id=blocking.id)
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, taken: Taken, stack: str) -> None:
         call = json.loads(taken.message)

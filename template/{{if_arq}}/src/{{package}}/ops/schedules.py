@@ -18,11 +18,11 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from .. import health, logs
-from ..contract import IdempotencyConflict, ScheduleStatus
+from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text
-from ..runtime.job import JobDeclarationError, Schedule
+from ..runtime.job import Schedule
 from ..runtime.results import large_results
 from ..settings import settings
 

@@ -43,10 +43,9 @@ def run_worker(queues: list[str] | None = None) -> None:
     chosen = [queue for queue in QUEUES if queue.name in names]
     logs.configure()
     pid = os.getpid()
+    from ..worker import WorkerSettings  # not before it is needed: it needs this module
 
     def work(owner: str) -> None:
-        from ..worker import WorkerSettings  # arq's declarations
-
         QueueWorker(
             WorkerSettings.functions,
             queues=chosen,

@@ -1,6 +1,7 @@
 """What jobs/ is written with; each name is explained in the module that it comes from."""
 
-from .job import Cron, Job, JobDeclarationError, Schedule, job
+from ..contract import JobDeclarationError
+from .job import Cron, Job, Schedule, job
 from .progress import JobCancelled, JobContext, current_job, progress
 from .retry import PermanentError, RetryPolicy, Snooze, TransientError
 from .routing import Rule

@@ -16,7 +16,7 @@ from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, Type
 from arq.cron import next_cron
 from pydantic import BaseModel, ConfigDict, create_model
 
-from ..contract import Submission
+from ..contract import JobDeclarationError, Submission
 from ..settings import settings
 from . import submission
 from .retry import NO_RETRY, RetryPolicy
@@ -26,10 +26,6 @@ from .submission import Call
 DEFAULT_RETRY = RetryPolicy()
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class JobDeclarationError(TypeError):
-    """A job is declared in a way that would fail in production."""
 
 
 @dataclass(frozen=True, eq=False)

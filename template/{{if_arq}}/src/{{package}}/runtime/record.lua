@@ -84,6 +84,10 @@ local function settle(id, state, why, ran)
   local name, following, on_error, group, part =
     unpack(redis.call('HMGET', 'job:' .. id, 'name', 'next', 'on_error', 'group', 'part'))
   if following and state == 'succeeded' then
+    local input = redis.call('HGET', 'job:' .. following, 'input')
+    if input and string.sub(input, 1, 7) == 'result:' then  -- this job may be the replay of the one that is named there
+      redis.call('HSET', 'job:' .. following, 'input', 'result:' .. id)
+    end
     release(following)
   elseif following and redis.call('HEXISTS', 'job:' .. following, 'follows') == 1 then
     local because = ran and 'step ' .. name .. ' (job ' .. id .. ') ' .. state .. ': ' .. why or why
@@ -165,14 +169,15 @@ local function start(id, owner, queue, priority, singletons)
   hold(id, owner, queue, priority)
   if not name then  -- enqueued by a client that is not ours
     local ok, decoded = pcall(cjson.decode, message or '')
-    if not ok or type(decoded) ~= 'table' or type(decoded.f) ~= 'string' then
+    if not ok or type(decoded) ~= 'table' or type(decoded.f) ~= 'string' or string.find(decoded.f, '|', 1, true) then
       return {'undecodable', id, queue, priority, 1, message or '', {}, ''}
     end
     name = decoded.f
     known = {false, name, false, id, id, false, false, false, false, string.format('%.3f', (tonumber(decoded.et) or now_ms) / 1000),
       cjson.decode(singletons)[name] or false}
     count('enqueued', name, queue, '')
-    redis.call('HSET', job, 'name', name, 'root', id, 'trace_id', id, 'submitted_at', known[10], 'singleton', known[11] or '')
+    redis.call('HSET', job, 'name', name, 'queue', queue, 'priority', priority, 'root', id, 'trace_id', id,
+      'submitted_at', known[10], 'singleton', known[11] or '')
   end
   local function answer(action, detail) return {action, id, queue, priority, (known[13] or 0) + 1, message or '', known, detail} end
 

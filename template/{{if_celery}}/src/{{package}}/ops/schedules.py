@@ -16,7 +16,7 @@ from celery.beat import Scheduler
 
 from .. import health
 from ..celery import app
-from ..contract import ScheduleStatus
+from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, redis
@@ -66,14 +66,17 @@ class RedisScheduler(Scheduler):
         due = schedule.due_after(last)
         if due > time.time():
             return due - time.time()
-        sent, created = schedule.job.send(
-            kwargs=schedule.payload,
-            idempotency_key=schedule.key or f"{schedule.name}@{due:.3f}",
-            restart=schedule.key is not None,
-        )
+        try:
+            sent, created = schedule.job.send(
+                kwargs=schedule.payload,
+                idempotency_key=schedule.key or f"{schedule.name}@{due:.3f}",
+                restart=schedule.key is not None,
+            )
+            log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=created)
+        except IdempotencyConflict as conflict:  # a scheduler of another release was first, with another payload
+            log.warning("schedule fired before", schedule=schedule.name, because=str(conflict))
         fired = {"last_run_at": time.time(), "runs": seen.get("runs", 0) + 1}
         redis().hset(STATE, schedule.name, json.dumps(fired))
-        log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=created)
         return 0.0
 
 
@@ -126,13 +129,19 @@ async def make_due(job: str) -> None:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/; raises ValueError if a name stands twice or a payload does not fit."""
+    """The `SCHEDULES` of all modules in jobs/.
+
+    Raises JobDeclarationError if a name stands twice or a payload does not fit.
+    """
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     names = [schedule.name for schedule in schedules]
     if len(names) != len(set(names)):
-        raise ValueError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
+        raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
     for schedule in schedules:
-        schedule.job.bind_arguments((), schedule.payload or {})
+        try:
+            schedule.job.bind_arguments((), schedule.payload or {})
+        except (TypeError, ValueError) as error:
+            raise JobDeclarationError(f"schedule {schedule.name}: its payload does not fit: {error}") from error
     return schedules
 
 

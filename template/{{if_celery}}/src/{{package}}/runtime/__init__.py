@@ -6,7 +6,8 @@ chain, chord and group are Celery's own. `.get()` in a job deadlocks a busy pool
 
 from celery import chain, chord, group
 
-from .job import JobDeclarationError, Schedule, crontab, job
+from ..contract import JobDeclarationError
+from .job import Schedule, crontab, job
 from .progress import JobCancelled, JobContext, current_job, progress
 from .results import Outcome
 from .retry import PermanentError, RetryPolicy, Snooze, TransientError

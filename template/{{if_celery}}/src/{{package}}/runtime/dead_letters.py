@@ -13,6 +13,7 @@ from typing import Any
 from celery.app.task import Context
 from celery.worker.consumer import Consumer
 from kombu import Message
+from pydantic import ValidationError
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
 from .connection import redis
@@ -147,16 +148,19 @@ def replay(job_id: str, new_id: str) -> Submission:
     chosen = records().replay(job_id, new_id)
     sent = chosen != new_id and bool(redis().exists(job_key(chosen)))
     if not sent:
-        result, _ = task.send(
-            letter["args"],
-            letter["kwargs"],
-            chosen,
-            idempotency_key=letter.get("idempotency_key"),
-            replay_of=job_id,
-            queue=letter["queue"] or None,
-            priority=letter.get("priority"),
-            **{name: value for name, value in (letter.get("workflow") or {}).items() if value},
-        )
+        try:
+            result, _ = task.send(
+                letter["args"],
+                letter["kwargs"],
+                chosen,
+                idempotency_key=letter.get("idempotency_key"),
+                replay_of=job_id,
+                queue=letter["queue"] or None,
+                priority=letter.get("priority"),
+                **{name: value for name, value in (letter.get("workflow") or {}).items() if value},
+            )
+        except (TypeError, ValidationError) as error:
+            raise ContractError(f"dead letter {job_id}: its payload does not fit the job any more: {error}") from error
         if result.id != chosen:
             raise ContractError(
                 f"dead letter {job_id}: its key is in use by job {result.id}; replay when that has ended"

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from celery.schedules import crontab, schedule
 from pydantic import BaseModel, ConfigDict, create_model
 
+from ..contract import JobDeclarationError
 from ..settings import settings
 from .retry import NO_RETRY, RetryPolicy
 from .routing import known_queue
@@ -21,10 +22,6 @@ from .submission import P, R
 from .task import JobTask
 
 DEFAULT_RETRY = RetryPolicy()
-
-
-class JobDeclarationError(TypeError):
-    """A job is declared in a way that would fail in production."""
 
 
 class Declaration(Protocol):

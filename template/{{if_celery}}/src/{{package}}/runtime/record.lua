@@ -140,6 +140,7 @@ function steps.finish()
     redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[6])
   end
   if not final(state) then
+    redis.call('HDEL', job, 'lost')  -- it can end without killing its worker
     if ARGV[9] ~= '' then redis.call('HSET', job, 'ended_seq', ARGV[9]) end
     if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end  -- waiting is no attempt
     return 1
