@@ -188,7 +188,7 @@ def test_a_chain_that_broke_names_the_step_that_failed(service: Service) -> None
     job = service.submit("three_steps", {"label": label})
     service.wait(job)
     last = service.wait(service.result(job), "failed")
-    assert "permanent" in last["error"]
+    assert "step permanent" in last["error"]
     assert f"{label} 2: card expired" in last["error"]
     assert not last["dead_letter"], "that is the step that failed"
     assert len(service.effects(label=f"{label} 1")) == 1
