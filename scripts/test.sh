@@ -9,10 +9,10 @@ cd "$(dirname "$0")/.."
 "$uv" run --frozen ruff check .
 "$uv" run --frozen ty check
 "$uv" run --frozen pytest tests/render
-"$uv" run --frozen pytest tests/contract
-
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-"$uv" run --frozen copier copy --quiet --defaults --vcs-ref HEAD "$PWD" "$scratch/my-service"
-cd "$scratch/my-service"
-"$uv" run pytest
+for stack in celery arq; do
+  "$uv" run --frozen pytest tests/contract --stack "$stack"
+  "$uv" run --frozen copier copy --quiet --defaults --data "stack=$stack" --vcs-ref HEAD "$PWD" "$scratch/$stack"
+  (cd "$scratch/$stack" && "$uv" run pytest)
+done
