@@ -44,6 +44,7 @@ class Taken:
     root: str
     input: str | None
     failed_step: str | None
+    polls: int
     detail: str
     began: float = field(default_factory=time.monotonic)
     stopped: str = ""  # why the worker stops it: cancelled, draining
@@ -53,12 +54,12 @@ class Taken:
     def of(cls, reply: Sequence[Any]) -> "Taken":
         """From an answer of `take`."""
         action, job_id, queue, priority, attempts, message, known, detail = reply
-        values = [None if value is None else text(value) for value in known] or [None] * 7
-        _, name, key, trace_id, root, given, failed_step, *_ = values
+        values = [None if value is None else text(value) for value in known]
+        _, name, key, trace_id, root, given, failed_step, *_, polls = [*values, *[None] * (14 - len(values))]
         identity = text(job_id)
         return cls(
             text(action), identity, text(queue), int(priority), int(attempts or 0), message, name or "", key or None,
-            trace_id or identity, root or identity, given, failed_step,
+            trace_id or identity, root or identity, given, failed_step, int(polls or 0),
             text(detail) if isinstance(detail, bytes) else str(detail),
         )  # fmt: skip
 
@@ -99,7 +100,11 @@ class Execution:
         structlog.contextvars.bind_contextvars(
             job_id=taken.id, job=job.name, attempt=taken.attempt, queue=taken.queue, trace_id=taken.trace_id
         )
-        running.set(JobContext(taken.id, job.name, taken.attempt, taken.queue, taken.key, taken.trace_id, taken.root))
+        running.set(
+            JobContext(
+                taken.id, job.name, taken.attempt, taken.queue, taken.key, taken.trace_id, taken.root, taken.polls
+            )
+        )
         numbers.set(count(1))
         limit = asyncio.timeout(job.soft_limit)
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib import import_module
-from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, cast
 
 from arq.cron import next_cron
 from pydantic import BaseModel, ConfigDict, create_model
@@ -156,8 +156,10 @@ def jobs() -> dict[str, Job[Any, Any]]:
 def _arguments(job: str, function: Callable[..., Any]) -> tuple[type[BaseModel], str | None]:
     """The parameters after `ctx` as a model, and the name of the only one if that is a model itself."""
     fields: dict[str, Any] = {}
-    _, *parameters = inspect.signature(function, eval_str=True).parameters.values()
-    for parameter in parameters:
+    parameters = list(inspect.signature(function, eval_str=True).parameters.values())
+    if not parameters:
+        raise JobDeclarationError(f"job {job} has no parameter for `ctx`, which arq passes first")
+    for parameter in parameters[1:]:
         name = parameter.name
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
             raise JobDeclarationError(
@@ -173,35 +175,32 @@ def _arguments(job: str, function: Callable[..., Any]) -> tuple[type[BaseModel],
 
 BOUNDS = {"month": (1, 12), "day": (1, 31), "weekday": (0, 6), "hour": (0, 23), "minute": (0, 59), "second": (0, 59)}
 LONGEST = {1: 31, 2: 29, 3: 31, 4: 30, 5: 31, 6: 30, 7: 31, 8: 31, 9: 30, 10: 31, 11: 30, 12: 31}  # days of a month
-
-
-def _numbers(value: int | set[int] | None) -> set[int]:
-    return {value} if isinstance(value, int) else set(value or ())
+Numbers = int | set[int] | None
 
 
 class Cron:
-    """Times in UTC, in the terms of `arq.cron`: month, day, weekday, hour, minute, second; each a number or a set.
+    """Times in UTC, in the terms of `arq.cron`: each unit a number or a set of them; a weekday 0 (Monday) to 6.
 
     Raises JobDeclarationError for one that never fires; arq itself would look for it for ever.
     """
 
-    def __init__(self, *, second: int | set[int] = 0, **when: int | str | set[int] | None) -> None:
-        self.when: dict[str, Any] = {**when, "second": second}
-        self.text = " ".join(f"{unit}={value}" for unit, value in self.when.items())
-        for unit, value in self.when.items():
-            if value is None or isinstance(value, str):
-                continue
+    def __init__(
+        self, *, month: Numbers = None, day: Numbers = None, weekday: Numbers = None,
+        hour: Numbers = None, minute: Numbers = None, second: Numbers = 0,
+    ) -> None:  # fmt: skip
+        given = {"month": month, "day": day, "weekday": weekday, "hour": hour, "minute": minute, "second": second}
+        self.when = {unit: {value} if isinstance(value, int) else value for unit, value in given.items()}
+        self.text = " ".join(f"{unit}={value}" for unit, value in given.items() if value is not None)
+        for unit, numbers in self.when.items():
             low, high = BOUNDS[unit]
-            if not _numbers(value) or not _numbers(value) <= set(range(low, high + 1)):
+            if numbers is not None and not (numbers and numbers <= set(range(low, high + 1))):
                 raise JobDeclarationError(f"Cron({self.text}) never fires: {unit} takes numbers from {low} to {high}")
-        days, months = (_numbers(self.when.get(unit)) for unit in ("day", "month"))
-        if days and months and min(days) > max(LONGEST[month] for month in months):
+        if min(self.when["day"] or {1}) > max(LONGEST[number] for number in self.when["month"] or LONGEST):
             raise JobDeclarationError(f"Cron({self.text}) never fires: those months have no such day")
-        self.after(datetime.now(UTC))  # raises ValueError for a weekday that is none
 
     def after(self, moment: datetime) -> datetime:
         """The first time after this one."""
-        return next_cron(moment, **self.when, microsecond=0)
+        return next_cron(moment, **cast("dict[str, Any]", self.when), microsecond=0)
 
 
 @dataclass(frozen=True, slots=True)

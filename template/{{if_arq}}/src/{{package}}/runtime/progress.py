@@ -22,6 +22,7 @@ class JobContext:
     idempotency_key: str | None
     trace_id: str
     root: str
+    polls: int  # rounds of an AdaptivePoll that have ended
 
 
 running: ContextVar[JobContext | None] = ContextVar("running", default=None)

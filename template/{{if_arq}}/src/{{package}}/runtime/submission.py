@@ -31,7 +31,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Call(Generic[R]):
-    """A job with its arguments, checked; to be submitted, chained or grouped."""
+    """A job with its arguments, to be submitted, chained or grouped."""
 
     job: "Job[Any, R]"
     arguments: Mapping[str, Any]
@@ -77,10 +77,8 @@ def prepare(
     given: str | None = None,
     **fields: Any,
 ) -> Spec:
-    """Check and route a job. `given` says where its first argument comes from when it starts (workflows.py).
-    `fields`: more of the record.
-
-    Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue.
+    """Check and route a job. `given` says where its first argument comes from when it starts (workflows.py), `fields`
+    are more of its record. Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue.
     """
     parent = current_job()
     job_id = job_id or str(uuid.uuid4())
@@ -118,17 +116,8 @@ async def send(spec: Spec, *, delay: float = 0, restart: bool = False, claim: bo
     up its key. A job waits for Redis, any other caller hears of it. Raises IdempotencyConflict.
     """
     key = spec.key if claim else ""
-    step = partial(
-        records().submit,
-        spec.id,
-        spec.name,
-        key,
-        spec.fingerprint,
-        spec.message,
-        spec.fields,
-        delay=delay,
-        take_over=restart,
-    )
+    what = (spec.id, spec.name, key, spec.fingerprint, spec.message, spec.fields)
+    step = partial(records().submit, *what, delay=delay, take_over=restart)
     holder, held, new = await (patiently(step) if current_job() else step())
     if holder != spec.id and held != spec.fingerprint:
         raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")

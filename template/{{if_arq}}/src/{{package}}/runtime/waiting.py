@@ -92,5 +92,5 @@ class AdaptivePoll:
             raise RuntimeError("AdaptivePoll.again() is for running jobs")
         last = float(await records().field(job.id, "poll_interval") or self.base / 2)
         interval = self.base if active else min(self.cap, 2 * last)
-        await records().update(job.id, poll_interval=interval)
+        await records().update(job.id, poll_interval=interval, polls=job.polls + 1)
         raise Snooze(interval, f"next poll in {interval:g} s")

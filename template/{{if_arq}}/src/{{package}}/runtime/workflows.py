@@ -2,7 +2,7 @@
 
 Scripts that wait for other jobs block a worker, and counters kept by the jobs themselves are wrong after the first
 crash. Here the step of record.lua that ends a job also starts what waits for it. Ids derive from the job that starts a
-workflow, so that a second run of it finds the first one's steps instead of making new ones.
+workflow, so that a second run of it finds the first one's steps instead of making new ones (a new poll makes new ones).
 """
 
 import asyncio
@@ -44,7 +44,7 @@ numbers: ContextVar[count] = ContextVar("numbers")  # of the workflows that the 
 
 def _workflow() -> str:
     job = current_job()
-    return f"{job.id}.{next(numbers.get())}" if job else str(uuid.uuid4())
+    return f"{job.id}.{job.polls}.{next(numbers.get())}" if job else str(uuid.uuid4())
 
 
 async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = None) -> str:
