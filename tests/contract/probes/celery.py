@@ -24,6 +24,7 @@ from ..settings import settings  # ty: ignore[import-not-found]
 
 TWICE = RetryPolicy(attempts=2, base=0.1, cap=0.2)
 SEVERAL = RetryPolicy(attempts=4, base=0.2, cap=1.0)
+ANYTHING = RetryPolicy(attempts=4, base=0.2, cap=1.0, unknown="retry")
 BUCKET = TokenBucket("probes", rate=4, burst=1)
 
 
@@ -106,7 +107,7 @@ def told_to_wait(label: str, seconds: float) -> None:
         raise TransientError("429 too many requests", retry_after=seconds)
 
 
-@job(queue="default", retry=SEVERAL, no_key_because="it only tells")
+@job(queue="default", retry=ANYTHING, no_key_because="it only tells")
 def permanent(label: str) -> None:
     """Fail in a way that no retry mends."""
     tell(label)

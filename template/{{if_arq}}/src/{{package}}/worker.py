@@ -3,8 +3,10 @@
 arq makes a `Worker` of these settings; it must be ours, or none of the patterns holds.
 """
 
+from dataclasses import replace
 from socket import gethostname
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
 import arq.worker
 from arq.connections import RedisSettings
@@ -22,14 +24,13 @@ arq.worker.Worker = QueueWorker  # ty: ignore[invalid-assignment]
 def _address() -> RedisSettings:
     """Our address in arq's terms, for `arq --check`."""
     url = settings().require_redis_url()
-    common = {"conn_timeout": 1, "ssl_check_hostname": True}
+    common: dict[str, Any] = {"conn_timeout": 1, "ssl_check_hostname": True}
     if url.startswith("sentinel://"):
         nodes, login = sentinels(url)
         login["database"] = login.pop("db")
         return RedisSettings(host=nodes, sentinel=True, sentinel_master=settings().sentinel_master, **login, **common)
-    found = RedisSettings.from_dsn(url)
-    found.ssl_check_hostname = True
-    return found
+    found = RedisSettings.from_dsn(url)  # which leaves most of the query out
+    return replace(found, **common, ssl_ca_certs=dict(parse_qsl(urlsplit(url).query)).get("ssl_ca_certs"))
 
 
 class WorkerSettings:

@@ -7,6 +7,7 @@ its own end. Here whatever comes of a run is one step of record.lua.
 import asyncio
 import time
 import traceback
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,6 +72,7 @@ class Execution:
         self.jobs = jobs
         self.ctx = ctx
         self.owner = owner
+        self.ended: Counter[str] = Counter()  # runs by the state that they led to
 
     async def run(self, taken: Taken) -> None:
         """Do what `taken` says, and write its end down; whatever the job does, nothing is raised."""
@@ -173,6 +175,7 @@ class Execution:
 
     async def _finish(self, taken: Taken, state: State, outcome: str, **fields: Any) -> None:
         taken.ending = True
+        self.ended[state] += 1
         await patiently(lambda: records().step("finish", *ending(taken, self.owner, state, outcome, **fields)))
 
 

@@ -125,6 +125,7 @@ class QueueWorker(Worker):
         """Called by arq again and again: start what is due, then wait for more, or for a free slot."""
         try:
             pause = await self._take()
+            self.jobs_complete, self.jobs_failed = self.execution.ended["succeeded"], self.execution.ended["failed"]
             await self.record_health()
         except UNAVAILABLE as error:
             log.warning("Redis does not answer, jobs wait", error=str(error))
