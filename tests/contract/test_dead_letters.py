@@ -1,9 +1,11 @@
 """A job that a person must look at is kept whole, can be replayed or discarded, and stops neither worker nor queue."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from .installed import Installed
@@ -139,6 +141,19 @@ def test_a_replay_runs_the_job_again_and_replaying_twice_runs_it_once(service: S
     assert service.cli_json("dead-letters", "replay", dead)
     assert service.wait(new, "failed")["replay_of"] == dead
     assert service.status(dead)["replayed_as"] == new
+    assert len(service.effects(label=label)) == 2
+
+
+def test_replays_at_the_same_moment_run_it_once(service: Service) -> None:
+    label = str(uuid4())
+    dead = service.submit("permanent", {"label": label})
+    service.wait(dead, "failed")
+    address = service.http.base_url.join(f"/api/v1/dead-letters/{dead}/replay")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: httpx.post(address, timeout=10), range(8)))
+    assert {answer.status_code for answer in answers} <= {200, 202}, [answer.text for answer in answers]
+    [new] = {answer.json()["id"] for answer in answers}
+    service.wait(new, "failed")
     assert len(service.effects(label=label)) == 2
 
 
