@@ -14,14 +14,6 @@ from .service import Service, running
 from .stacks import STACKS
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    group = parser.getgroup("contract")
-    group.addoption("--stack", default="celery", help="the stack to render")
-    group.addoption(
-        "--answer", action="append", metavar="KEY=VALUE", help="another answer than the default; repeatable"
-    )
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """`test_<stack>.py` holds what only that stack promises; the other files are for every stack."""
     others = {f"test_{name}.py" for name in STACKS if name != config.getoption("stack", "celery")}

@@ -1,0 +1,11 @@
+"""What the tests of a running service can be asked for on the command line."""
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("service")
+    group.addoption("--stack", default="celery", help="the stack to render")
+    group.addoption(
+        "--answer", action="append", metavar="KEY=VALUE", help="another answer than the default; repeatable"
+    )
