@@ -6,6 +6,7 @@ workflow, so that a second run of it finds the first one's steps instead of maki
 """
 
 import asyncio
+import inspect
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
@@ -72,22 +73,25 @@ async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = 
 
 
 async def group(parts: Sequence[Call[T]], then: FanIn[T, P], *args: P.args, **kwargs: P.kwargs) -> str:
-    """Run parts in parallel, then `then` with the list of their outcomes and these arguments; answers its id."""
+    """Run parts in parallel, then `then` with the list of their outcomes and these arguments; answers its id.
+
+    Nothing is submitted if anything does not fit: raises TypeError, pydantic.ValidationError.
+    """
     workflow, last = _workflow(), _job(then)
-    arguments = dict(zip([*last.arguments.model_fields][1:], args, strict=False)) | kwargs
-    fan_in = prepare(last, arguments, job_id=f"{workflow}.then", given=f"group:{workflow}:{len(parts)}")
+    _, _, *given = inspect.signature(last.function).bind(None, None, *args, **kwargs).arguments.items()
+    fan_in = prepare(last, dict(given), job_id=f"{workflow}.then", given=f"group:{workflow}:{len(parts)}")
+    specs = [
+        prepare(call.job, call.arguments, job_id=f"{workflow}.{number}", group=workflow, part=number)
+        for number, call in enumerate(parts)
+    ]
     if not parts:
         await send(fan_in)
         return fan_in.id
 
     async def submit() -> None:
         await records().group(workflow, len(parts), fan_in.document())
-        for start in range(0, len(parts), BATCH):
-            specs = [
-                prepare(call.job, call.arguments, job_id=f"{workflow}.{number}", group=workflow, part=number)
-                for number, call in enumerate(parts[start : start + BATCH], start)
-            ]
-            await asyncio.gather(*(send(spec, claim=False) for spec in specs))
+        for start in range(0, len(specs), BATCH):
+            await asyncio.gather(*(send(spec, claim=False) for spec in specs[start : start + BATCH]))
 
     await (patiently(submit) if current_job() else submit())
     return fan_in.id
