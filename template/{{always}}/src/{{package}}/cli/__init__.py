@@ -9,6 +9,8 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from traceback import extract_tb
 from typing import Annotated, Any
 
 import typer
@@ -118,7 +120,11 @@ def _explain(error: Exception) -> tuple[str, int] | None:
         case UnknownJob() | UnknownQueue() | IdempotencyConflict() | NotADeadLetter() | NotConfigured():
             return str(error), 2
         case JobDeclarationError():
-            return str(error), 2
+            frames = extract_tb(error.__traceback__)
+            places = [
+                f"jobs/{Path(frame.filename).name}:{frame.lineno}: " for frame in frames if "/jobs/" in frame.filename
+            ]
+            return "".join(places[-1:]) + str(error), 2
         case ContractError():
             return str(error), 1
         case ValidationError(title="Settings"):

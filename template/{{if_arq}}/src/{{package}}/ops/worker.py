@@ -127,8 +127,8 @@ class QueueWorker(Worker):
             pause = await self._take()
             self.jobs_complete, self.jobs_failed = self.execution.ended["succeeded"], self.execution.ended["failed"]
             await self.record_health()
-        except UNAVAILABLE as error:
-            log.warning("Redis does not answer, jobs wait", error=str(error))
+        except Exception as error:  # whatever it is, running jobs go on, and the next look comes
+            log.warning("jobs wait", error=repr(error), exc_info=not isinstance(error, UNAVAILABLE))
             await asyncio.sleep(1)
             return
         if self.burst and self.tasks:
