@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from typing import Any
 from uuid import uuid4
 
@@ -148,9 +149,15 @@ def test_replays_at_the_same_moment_run_it_once(service: Service) -> None:
     label = str(uuid4())
     dead = service.submit("permanent", {"label": label})
     service.wait(dead, "failed")
-    address = service.http.base_url.join(f"/api/v1/dead-letters/{dead}/replay")
+    start = Barrier(8)
+
+    def replay(_: int) -> httpx.Response:
+        service.http.get("/health/live")  # the connection is there
+        start.wait()
+        return service.http.post(f"/api/v1/dead-letters/{dead}/replay")
+
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda _: httpx.post(address, timeout=10), range(8)))
+        answers = list(pool.map(replay, range(8)))
     assert {answer.status_code for answer in answers} <= {200, 202}, [answer.text for answer in answers]
     [new] = {answer.json()["id"] for answer in answers}
     service.wait(new, "failed")
