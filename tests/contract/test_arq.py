@@ -195,6 +195,14 @@ def test_a_chain_that_broke_names_the_step_that_failed(service: Service) -> None
     assert service.effects(label=f"{label} 3") == []
 
 
+def test_each_round_of_a_poll_starts_a_workflow_of_its_own(service: Service) -> None:
+    label = str(uuid4())
+    job = service.submit("rounds", {"label": label})
+    assert len({told["id"] for told in service.told(label, 3)}) >= 3
+    service.http.delete(f"/api/v1/jobs/{job}")
+    service.wait(job, "cancelled")
+
+
 def test_a_killed_workers_job_is_taken_over_within_the_lease_though_its_limit_is_an_hour(installed: Installed) -> None:
     with running(installed, soft_limit=3500, hard_limit=3600, lock_ttl=3700) as service:
         job = service.submit("mark", {"label": "victim", "seconds": 5})

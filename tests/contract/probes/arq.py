@@ -9,6 +9,7 @@ from datetime import timedelta
 from pydantic import BaseModel
 
 from ..runtime import (  # ty: ignore[import-not-found]
+    AdaptivePoll,
     PermanentError,
     RetryPolicy,
     Schedule,
@@ -223,6 +224,13 @@ async def blocks(ctx: Context, label: str, seconds: float) -> str:
     await tell(ctx, label)
     time.sleep(seconds)  # doctor: ok
     return label
+
+
+@job(queue="default", retry=None)
+async def rounds(ctx: Context, label: str) -> None:
+    """A poll that starts a workflow in each of its rounds."""
+    await chain(mark.call(label))
+    await AdaptivePoll(base=0.2, cap=0.2).again(active=True)
 
 
 @job(queue="default", retry=None)
