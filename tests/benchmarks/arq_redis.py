@@ -263,7 +263,7 @@ def idle(sides: Sequence[Side], options: argparse.Namespace) -> None:
     for side in sides:
         side.client.flushall()
         with side.worker() as group:
-            side.add_noops(1)
+            side.add_noops(20)
             until(lambda side=side: side.left() == 0)
             time.sleep(2)
             cpu, commands = cpu_of(group), side.client.info("stats")["total_commands_processed"]
@@ -356,7 +356,7 @@ def main() -> None:
         os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         # without the forks that rewrite its file, which would fall on one side or the other
         command = [*embedded.valkey_command(Path("valkey"), port), "--auto-aof-rewrite-percentage", "0"]
-        server = subprocess.Popen(command, start_new_session=True)
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             until(lambda: embedded.is_answering(port))
             probes.write_text(JOBS + PROBES)
