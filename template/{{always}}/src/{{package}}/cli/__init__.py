@@ -23,6 +23,7 @@ from ..contract import (
     NotADeadLetter,
     UnknownJob,
     UnknownQueue,
+    UnknownSchedule,
 )
 from . import jobs, operations
 
@@ -115,9 +116,9 @@ def _explain(error: Exception) -> tuple[str, int] | None:
             return str(error), 3
         case InvalidPayload():
             return "; ".join([str(error), *map(_wrong_field, error.errors)]), 2
-        case UnknownJob() | UnknownQueue() | IdempotencyConflict() | NotADeadLetter() | NotConfigured():
+        case UnknownJob() | UnknownQueue() | UnknownSchedule() | IdempotencyConflict() | NotADeadLetter():
             return str(error), 2
-        case JobDeclarationError():
+        case NotConfigured() | JobDeclarationError():
             return str(error), 2
         case ContractError():
             return str(error), 1

@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ..contract import Engine
+from ..engine import Engine
 from ..ops.engine import engine
 from ..settings import settings
 from .problems import problem

@@ -25,7 +25,7 @@ from ..contract import (
     ScheduleStatus,
     Submission,
 )
-from ..patience import promptly
+from ..engine import promptly
 from .access import CurrentEngine
 from .jobs import GUARDED, PREFIX, location
 from .problems import documented
@@ -50,6 +50,18 @@ async def queues(engine: CurrentEngine) -> list[QueueStatus]:
 async def schedules(engine: CurrentEngine) -> list[ScheduleStatus]:
     """When each fired last and fires next; `silent` marks one that should have fired by now."""
     return await promptly(engine.schedules())
+
+
+@router.post("/schedules/{name}/pause", summary="Pause a schedule", status_code=204, responses=documented(404))
+async def pause(name: str, engine: CurrentEngine) -> None:
+    """It fires no more, whatever is restarted, until it is resumed; meanwhile it is not `silent`."""
+    await promptly(engine.pause(name))
+
+
+@router.post("/schedules/{name}/resume", summary="Resume a schedule", status_code=204, responses=documented(404))
+async def resume(name: str, engine: CurrentEngine) -> None:
+    """It fires again from its next time on; what it missed is not made up for."""
+    await promptly(engine.resume(name))
 
 
 @router.get(
