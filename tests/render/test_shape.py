@@ -18,7 +18,10 @@ def lines(content: bytes) -> int:
 
 
 def test_the_default_service_has_at_most_60_files(default: Service) -> None:
-    assert len(default.files) <= 60, sorted(default.files)
+    """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md)."""
+    deployed = [path for path in default.files if path.startswith("deploy/")]
+    assert len(default.files) - len(deployed) <= 60, sorted(default.files)
+    assert len(deployed) <= 6, deployed
 
 
 def test_runtime_and_modules_are_small(services: Sequence[Service]) -> None:
