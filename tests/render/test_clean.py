@@ -23,6 +23,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     ".yaml": lambda text: list(yaml.safe_load_all(text)),
     ".yml": lambda text: list(yaml.safe_load_all(text)),
 }
+TEMPLATE_OF_ITS_OWN = "{# All pages of the console"
 LEFTOVER = re.compile(r"\{%[-+]? \w|\{#[- ]|\{\{[^}\n]*\b(" + "|".join(QUESTIONS) + r"|_copier_\w+)\b")
 
 
@@ -30,7 +31,8 @@ def blemishes(text: str) -> list[str]:
     """What a reader of a rendered file would stumble over."""
     lines = text.split("\n")
     found = [f"line {n}: trailing space" for n, line in enumerate(lines, 1) if line != line.rstrip()]
-    found += [f"line {n}: template code" for n, line in enumerate(lines, 1) if LEFTOVER.search(line)]
+    if not text.startswith(TEMPLATE_OF_ITS_OWN):
+        found += [f"line {n}: template code" for n, line in enumerate(lines, 1) if LEFTOVER.search(line)]
     if text and not text.endswith("\n"):
         found.append("no newline at the end")
     if text.startswith("\n") or text.endswith("\n\n"):

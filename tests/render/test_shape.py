@@ -17,10 +17,13 @@ def lines(content: bytes) -> int:
     return content.count(b"\n")
 
 
-def test_the_default_service_has_at_most_60_files(default: Service) -> None:
-    """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md)."""
+def test_the_default_service_has_at_most_65_files(default: Service) -> None:
+    """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md).
+
+    Of the others it was 60; telemetry.py (0008-telemetry.md) and the four files of the console (0009-console.md) came to it.
+    """
     deployed = [path for path in default.files if path.startswith("deploy/")]
-    assert len(default.files) - len(deployed) <= 60, sorted(default.files)
+    assert len(default.files) - len(deployed) <= 65, sorted(default.files)
     assert len(deployed) <= 6, deployed
 
 

@@ -122,7 +122,7 @@ def statuses() -> list[ScheduleStatus]:
             ScheduleStatus(
                 name=schedule.name,
                 job=str(schedule.job.name),
-                when=str(schedule.times).strip("<>"),
+                when=schedule.times,
                 queue=schedule.job.job_queue or DEFAULT_QUEUE,
                 last_run_at=seen.get("last_run_at"),
                 next_run_at=None if paused else due,
