@@ -3,16 +3,18 @@
 Handlers know only the `Engine` contract; they submit, look and answer, so that no request ever does a job's work.
 """
 
+import asyncio
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
+from importlib import import_module
 from socket import socket
 
 import uvicorn
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from .. import logs
+from .. import logs, telemetry
 from ..ops.engine import engine
 from ..settings import NotConfigured, settings
 from . import console, jobs, operations, problems
@@ -25,6 +27,7 @@ async def _configured(served: FastAPI) -> AsyncGenerator[None]:
     async with console.watching(used) as served.state.watch:
         yield
     await used.close()
+    await asyncio.to_thread(telemetry.leave)  # uvicorn ends by the signal that it got, which runs no exit handlers
 
 
 def create_app() -> FastAPI:
@@ -36,6 +39,8 @@ def create_app() -> FastAPI:
         lifespan=_configured,
     )
     app.add_middleware(Access, tokens=[token.get_secret_value() for token in settings().api_tokens])
+    if telemetry.tracing:
+        app.add_middleware(import_module(".tracing", __package__).RequestSpans)
     problems.install(app)
     for router in (jobs.router, operations.router, operations.probes, console.router):
         app.include_router(router)
