@@ -139,6 +139,8 @@ def test_a_link_from_another_site_finds_the_session_by_loading_once_more(visitor
     assert answer.status_code == 200
     assert 'http-equiv="refresh" content="0"' in answer.text
     assert visitor.get("", headers={"Sec-Fetch-Site": "same-origin"}).status_code == 303
+    posted = visitor.post("/logout", headers={"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"})
+    assert posted.headers["location"] == "/console/login"
 
 
 @pytest.mark.parametrize("origin", ["", "null", "http://evil.example", "http://127.0.0.1:9", "http://localhost"])

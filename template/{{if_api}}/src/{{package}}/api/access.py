@@ -69,7 +69,8 @@ class Access:
             if scope["path"] == LOGIN or session_lives(session, self.tokens):
                 return None
             if "text/html" in headers.get("accept", ""):
-                return AGAIN if headers.get("sec-fetch-site") == "cross-site" else RedirectResponse(LOGIN, 303)
+                followed = scope["method"] == "GET" and headers.get("sec-fetch-site") == "cross-site"
+                return AGAIN if followed else RedirectResponse(LOGIN, 303)
         return problem(
             401,
             "Send a valid token: `Authorization: Bearer <token>`, one of API_TOKENS.",

@@ -7,6 +7,7 @@ jobs, and a page may load and run nothing but what is in the files beside this o
 """
 
 import asyncio
+import json
 import secrets
 import time
 from collections import Counter, deque
@@ -21,7 +22,6 @@ from urllib.parse import quote
 from fastapi.responses import HTMLResponse
 from fastapi.sse import ServerSentEvent
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from pydantic_core import to_json
 
 from ...contract import FINAL, BrokerUnavailable, DeadLetter, Health, JobStatus, QueueStatus, ScheduleStatus
 from ...engine import Engine, promptly
@@ -29,7 +29,7 @@ from ...queues import QUEUES
 from ...settings import settings
 from ..access import CONSOLE
 
-FRESH = 1.0  # seconds for which one look serves everybody
+FRESH = 1.0  # seconds for which one look serves everybody; ten times what it took if that is longer
 SAMPLE_EVERY = 10.0  # seconds
 SAMPLES = 360  # an hour
 POINTS = 120  # of a sparkline, at most
@@ -71,14 +71,15 @@ class Watch:
         self.samples: deque[Sample] = deque(maxlen=SAMPLES)
         self.latest = Look()
         self.changed_at = 0.0
+        self.fresh_for = FRESH
         self.closing = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
 
     async def look(self, engine: Engine) -> Look:
-        """At most `FRESH` old, and younger than the last change by a form; who comes while one is taken shares it."""
+        """At most `fresh_for` old, and younger than the last form; who comes while one is taken shares it."""
         now = time.time()
-        if self.latest.at < max(now - FRESH, self.changed_at) or self.latest.away:
+        if self.latest.at < max(now - self.fresh_for, self.changed_at) or self.latest.away:
             if self._asking is None or self._asking.done() or self._asked_at < self.changed_at:
                 self._asked_at = now
                 self._asking = asyncio.create_task(self._ask(engine, now))
@@ -90,6 +91,7 @@ class Watch:
         asked = asyncio.gather(engine.health(), engine.queues(), engine.running(), engine.schedules(), letters)
         try:
             self.latest = Look(now, "", *await promptly(asked))
+            self.fresh_for = max(FRESH, 10 * (time.time() - now))
         except BrokerUnavailable as error:
             self.latest = replace(self.latest, away=str(error))
 
@@ -159,9 +161,22 @@ def span(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s"
 
 
+def moment(seconds: float | None) -> str:
+    """A time in UTC; also one of a foreign client that is none."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S} UTC" if seconds else "–"
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
+
+
 def pretty(value: object) -> str:
     """JSON for a person."""
-    return to_json(value, indent=2).decode()
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def encodable(text: str) -> str:
+    """Half a surrogate pair, which a library may put into its message, is no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def example(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Any:
@@ -186,10 +201,10 @@ PAGES = Environment(
     lstrip_blocks=True,
 )
 PAGES.filters |= {
-    "ago": lambda moment: f"{span(time.time() - moment)} ago" if moment else "never",
-    "moment": lambda moment: f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S} UTC" if moment else "–",
+    "ago": lambda seconds: f"{span(time.time() - seconds)} ago" if seconds else "never",
+    "moment": moment,
     "pretty": pretty,
-    "segment": lambda text: quote(text, safe=""),
+    "segment": lambda text: quote(text, safe="", errors="replace"),
     "span": span,
     "sparkline": sparkline,
 }
@@ -214,10 +229,11 @@ def page(name: str, code: int = 200, **shown: Any) -> HTMLResponse:
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }
-    return HTMLResponse(PAGES.get_template("console.html").render(shown), code, headers)
+    return HTMLResponse(encodable(PAGES.get_template("console.html").render(shown)), code, headers)
 
 
 def section(name: str, **shown: Any) -> ServerSentEvent:
     """One block of console.html, to replace what a page shows of it."""
     template = PAGES.get_template("console.html")
-    return ServerSentEvent(event="section", raw_data="".join(template.blocks[name](template.new_context(shown))))
+    text = encodable("".join(template.blocks[name](template.new_context(shown))))
+    return ServerSentEvent(event="section", raw_data=text)
