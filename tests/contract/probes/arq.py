@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from ..runtime import (  # ty: ignore[import-not-found]
     AdaptivePoll,
+    Outcome,
     PermanentError,
     RetryPolicy,
     Schedule,
@@ -18,6 +19,7 @@ from ..runtime import (  # ty: ignore[import-not-found]
     TransientError,
     chain,
     current_job,
+    group,
     job,
     progress,
 )
@@ -77,6 +79,20 @@ async def mark(ctx: Context, label: str, seconds: float = 0) -> str:
     await tell(ctx, label)
     await asyncio.sleep(seconds)
     return label
+
+
+@job(queue="default", retry=None)
+async def gathered(ctx: Context, parts: list[Outcome[str]], label: str) -> None:
+    """What comes after a group."""
+    await tell(ctx, label)
+
+
+@job(queue="default", retry=None)
+async def family(ctx: Context, label: str) -> None:
+    """Send others in each way there is."""
+    await mark.submit(f"{label} one")
+    await chain(mark.call(f"{label} first"), mark.call(f"{label} second"))
+    await group([mark.call(f"{label} part") for _ in range(2)], gathered, f"{label} then")
 
 
 @job(queue="default", retry=None)

@@ -16,6 +16,8 @@ from ..runtime import (  # ty: ignore[import-not-found]
     Snooze,
     TokenBucket,
     TransientError,
+    chain,
+    chord,
     current_job,
     job,
     progress,
@@ -78,6 +80,14 @@ def mark(label: str, seconds: float = 0) -> str:
     tell(label)
     time.sleep(seconds)
     return label
+
+
+@job(queue="default", retry=None)
+def family(label: str) -> None:
+    """Send others in each way there is."""
+    mark.submit(f"{label} one")
+    chain(mark.si(f"{label} first"), mark.si(f"{label} second")).apply_async()
+    chord([mark.si(f"{label} part") for _ in range(2)], mark.si(f"{label} then")).apply_async()
 
 
 @job(queue="default", retry=None)

@@ -1,10 +1,10 @@
-"""What every job engine answers, so that the HTTP API and the command line are the same code on every stack.
+"""What every job engine answers, and its errors, so that the HTTP API and the command line are the same on every stack.
 
 Times are seconds since the Unix epoch (UTC); durations are seconds; sizes are bytes.
 """
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -56,6 +56,10 @@ class ResultExpired(ContractError):
 
 class NotADeadLetter(ContractError):
     """No dead letter has this id."""
+
+
+class UnknownSchedule(ContractError):
+    """No schedule has this name."""
 
 
 class BrokerUnavailable(ContractError):
@@ -157,6 +161,7 @@ class ScheduleStatus(BaseModel):
     runs: int = 0
     interval: float = Field(description="longest time between two firings")
     silent: bool = Field(default=False, description="it should have fired by now and did not")
+    paused: bool = Field(default=False, description="it fires no more until it is resumed")
 
 
 class WorkerStatus(BaseModel):
@@ -187,64 +192,3 @@ class Result(BaseModel):
     media_type: str = "application/json"
     url: str | None = None
     chunks: AsyncIterator[bytes] | None = None
-
-
-class Engine(Protocol):
-    """The one seam between the API or the command line and the job engine.
-
-    Every method may raise `BrokerUnavailable`, within 3 s.
-    """
-
-    def job_types(self) -> list[JobType]:
-        """Every job that can be submitted, by name."""
-
-    async def submit(
-        self,
-        name: str,
-        payload: Any,
-        *,
-        key: str | None = None,
-        delay: float = 0,
-        queue: str | None = None,
-        priority: int | None = None,
-    ) -> Submission:
-        """Queue a job; `delay` in seconds. Raises UnknownJob, InvalidPayload, UnknownQueue, IdempotencyConflict."""
-
-    async def status(self, job_id: str) -> JobStatus:
-        """Raises UnknownJob."""
-
-    async def result(self, job_id: str) -> Result:
-        """Raises UnknownJob, NotFinished, JobFailed, ResultExpired."""
-
-    async def cancel(self, job_id: str) -> JobStatus:
-        """Ask the job to stop; a job that already ended keeps its state. Raises UnknownJob."""
-
-    async def queues(self) -> list[QueueStatus]: ...
-    async def dead_letters(
-        self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
-    ) -> list[DeadLetter]:
-        """Newest first, without payload and traceback."""
-
-    async def dead_letter(self, job_id: str) -> DeadLetter:
-        """One dead letter whole. Raises NotADeadLetter."""
-
-    async def replay(self, job_id: str) -> Submission:
-        """Run it again as a new job. Raises NotADeadLetter; replaying twice answers the same job, created=False."""
-
-    async def discard(self, job_id: str) -> None:
-        """Forget it and free its idempotency key. Raises NotADeadLetter."""
-
-    async def schedules(self) -> list[ScheduleStatus]: ...
-    async def health(self) -> Health: ...
-
-    async def ping(self) -> None:
-        """Return if the broker answers, raise BrokerUnavailable if not."""
-
-    async def counts(self) -> dict[str, float]:
-        """The fleet's counters, by name: `started|job|queue|`, `finished|job|queue|outcome`, `enqueued|job|queue|`.
-
-        And `wait|job|queue|n`, `duration|job|queue|n`: how many fell into bucket n, from 1; with n = `sum`: seconds.
-        """
-
-    async def close(self) -> None:
-        """Close the connections of this event loop; the engine opens them again when it is asked again."""

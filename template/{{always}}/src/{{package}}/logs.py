@@ -3,14 +3,20 @@
 Our records, the worker's, uvicorn's and any library's pass through one formatter: readable lines on a terminal, one
 JSON object per line elsewhere (`LOG_FORMAT`). All go to stderr; stdout belongs to what a command was asked for. What is
 bound by `structlog.contextvars` (the worker binds job_id, job, attempt, queue and trace_id) is in each record.
+With SENTRY_DSN each error is also reported to Sentry, or to whatever else takes its DSN.
 """
 
 import logging
 import sys
+from importlib import import_module
+from typing import Any
 
 import structlog
 
 from .settings import settings
+
+FLUSH_WITHIN = 2.0  # seconds that the end of a process waits for reports that are on their way
+TAGS = ("job", "job_id", "attempt", "queue", "trace_id")
 
 
 def configure() -> None:
@@ -38,7 +44,10 @@ def configure() -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(config.log_format)],
         )
     )
-    logging.basicConfig(handlers=[handler], level=config.log_level, force=True)
+    handlers: list[logging.Handler] = [handler]
+    if config.sentry_dsn and (dsn := config.sentry_dsn.get_secret_value()):
+        handlers.append(ErrorReports(dsn))
+    logging.basicConfig(handlers=handlers, level=config.log_level, force=True)
 
 
 def _renderers(log_format: str) -> list[structlog.typing.Processor]:
@@ -51,3 +60,47 @@ def _renderers(log_format: str) -> list[structlog.typing.Processor]:
         structlog.processors.EventRenamer("message"),
         structlog.processors.JSONRenderer(default=str),
     ]
+
+
+class ErrorReports(logging.Handler):
+    """Sends what is logged as an error, with the job that it is about.
+
+    Neither payloads nor local variables are in it: they would leave the house.
+    """
+
+    def __init__(self, dsn: str) -> None:
+        super().__init__(logging.ERROR)
+        self.sentry = import_module("sentry_sdk")  # optional; settings.py has looked for it
+        self.sentry.init(
+            dsn,
+            default_integrations=False,  # they hook into logging, the engine and HTTP, and send what they find there
+            auto_enabling_integrations=False,
+            include_local_variables=False,
+            send_default_pii=False,
+        )
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send it in the background."""
+        try:
+            self.sentry.capture_event(self._event(record))
+        except Exception:
+            self.handleError(record)
+
+    def _event(self, record: logging.LogRecord) -> dict[str, Any]:
+        ours = record.msg if isinstance(record.msg, dict) else {}
+        error = ours.get("exc_info") or (record.exc_info[1] if record.exc_info else None)
+        known = {**structlog.contextvars.get_contextvars(), **ours}
+        event: dict[str, Any] = {
+            "level": record.levelname.lower().replace("critical", "fatal"),
+            "logger": record.name,
+            "logentry": {"formatted": str(ours.get("event") or record.msg)},  # arguments may hold a payload
+            "tags": {name: str(known[name]) for name in TAGS if name in known},
+        }
+        if isinstance(error, BaseException):
+            details, _ = self.sentry.utils.event_from_exception(error, self.sentry.get_client().options)
+            event |= details
+        return event
+
+    def flush(self) -> None:
+        """Called when the process ends."""
+        self.sentry.flush(FLUSH_WITHIN)

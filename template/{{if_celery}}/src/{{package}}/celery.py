@@ -104,8 +104,9 @@ app.conf.update(
 @setup_logging.connect
 def _logging(**_: object) -> None:
     configure()
-    for chatty in ("celery.worker.strategy", "celery.app.trace"):  # they log payloads; JobTask logs each run's end
-        getLogger(chatty).setLevel("WARNING")
+    # Both log payloads; how a run ended is told by telemetry.py.
+    getLogger("celery.worker.strategy").setLevel("WARNING")
+    getLogger("celery.app.trace").setLevel("CRITICAL")
 
 
 @celeryd_init.connect

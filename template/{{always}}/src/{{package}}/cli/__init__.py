@@ -25,6 +25,7 @@ from ..contract import (
     NotADeadLetter,
     UnknownJob,
     UnknownQueue,
+    UnknownSchedule,
 )
 from . import jobs, operations
 
@@ -117,7 +118,9 @@ def _explain(error: Exception) -> tuple[str, int] | None:
             return str(error), 3
         case InvalidPayload():
             return "; ".join([str(error), *map(_wrong_field, error.errors)]), 2
-        case UnknownJob() | UnknownQueue() | IdempotencyConflict() | NotADeadLetter() | NotConfigured():
+        case UnknownJob() | UnknownQueue() | UnknownSchedule() | IdempotencyConflict() | NotADeadLetter():
+            return str(error), 2
+        case NotConfigured():
             return str(error), 2
         case JobDeclarationError():
             frames = extract_tb(error.__traceback__)

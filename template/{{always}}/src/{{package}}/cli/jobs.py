@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..contract import Engine, JobFailed, JobStatus, NotFinished
-from ..patience import follow, promptly
+from ..contract import JobFailed, JobStatus, NotFinished
+from ..engine import Engine, follow, promptly
 
 app = typer.Typer()
 

@@ -8,19 +8,22 @@ from typing import Annotated
 
 import typer
 
-from ..contract import BrokerUnavailable, ContractError, DeadLetter, Engine
-from ..patience import promptly
+from ..contract import BrokerUnavailable, ContractError, DeadLetter
+from ..engine import Engine, promptly
 from .jobs import JobId, Json, load_engine
 
 app = typer.Typer()
 dead_letters = typer.Typer(help="Jobs that a person must look at.", no_args_is_help=True)
 app.add_typer(dead_letters, name="dead-letters")
+schedules = typer.Typer()
+app.add_typer(schedules, name="schedules")
 
 OnlyJob = Annotated[str | None, typer.Option(help="Only of this job.")]
 OnlyQueue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 OnlyReason = Annotated[str | None, typer.Option(help="Only with this reason.")]
 Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", show_default=False)]
 Everything = Annotated[bool, typer.Option("--all", help="All, or all that the other options select.")]
+ScheduleName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)]
 NO_LIMIT = 1_000_000
 
 
@@ -33,13 +36,28 @@ def queues(as_json: Json = False) -> None:
     show_all(asyncio.run(promptly(load_engine().queues())), fields, as_json=as_json)
 
 
-@app.command()
-def schedules(as_json: Json = False) -> None:
-    """Show the recurring jobs."""
+@schedules.callback(invoke_without_command=True)
+def list_schedules(context: typer.Context, as_json: Json = False) -> None:
+    """Show the recurring jobs; pause or resume one."""
     from .display import show_all
 
-    fields = ("name", "job", "when", "queue", "last_run_at", "next_run_at", "runs", "silent")
-    show_all(asyncio.run(promptly(load_engine().schedules())), fields, as_json=as_json)
+    if context.invoked_subcommand is None:
+        fields = ("name", "job", "when", "queue", "last_run_at", "next_run_at", "runs", "silent", "paused")
+        show_all(asyncio.run(promptly(load_engine().schedules())), fields, as_json=as_json)
+
+
+@schedules.command()
+def pause(name: ScheduleName) -> None:
+    """Let it fire no more, whatever is restarted, until it is resumed."""
+    asyncio.run(promptly(load_engine().pause(name)))
+    print(f"{name} is paused")
+
+
+@schedules.command()
+def resume(name: ScheduleName) -> None:
+    """Let it fire again at its next time; what it missed is not made up for."""
+    asyncio.run(promptly(load_engine().resume(name)))
+    print(f"{name} fires again")
 
 
 @dead_letters.command("list")

@@ -193,7 +193,8 @@ async def _print_overview_when_ready(processes: Processes, env: Mapping[str, str
     command = f"python -m {PACKAGE}" if script == "__main__.py" else script
     rows = {}
     if api_port:
-        rows |= {"HTTP API": f"http://127.0.0.1:{api_port}/docs", "metrics": f"http://127.0.0.1:{api_port}/metrics"}
+        served = f"http://127.0.0.1:{api_port}"
+        rows |= {"console": f"{served}/console", "HTTP API": f"{served}/docs", "metrics": f"{served}/metrics"}
     if url := env.get("PAYMENT_GATEWAY_URL"):
         rows["payment gateway"] = url
         rows["make it fail"] = f"curl {url}/control -d '{FAILURE}'"

@@ -10,7 +10,8 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from ..contract import FINAL, Engine, IdempotencyConflict, JobStatus
+from ..contract import FINAL, IdempotencyConflict, JobStatus
+from ..engine import Engine
 from ..queues import DEFAULT_QUEUE, QUEUES
 from .gateway import Failure, Gateway
 

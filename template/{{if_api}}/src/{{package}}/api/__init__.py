@@ -3,24 +3,31 @@
 Handlers know only the `Engine` contract; they submit, look and answer, so that no request ever does a job's work.
 """
 
+import asyncio
+import sys
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from importlib import import_module
+from socket import socket
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.config import STARTUP_FAILURE
 
-from .. import logs
+from .. import logs, telemetry
 from ..ops.engine import engine
 from ..settings import NotConfigured, settings
-from . import jobs, operations, problems
+from . import console, jobs, operations, problems
 from .access import Access, is_loopback
 
 
 @asynccontextmanager
-async def _configured(_: FastAPI) -> AsyncGenerator[None]:
+async def _configured(served: FastAPI) -> AsyncGenerator[None]:
     used = engine()  # raises NotConfigured: better no server than one that fails each request
-    yield
+    async with console.watching(used) as served.state.watch:
+        yield
     await used.close()
+    await asyncio.to_thread(telemetry.leave)  # uvicorn ends by the signal that it got, which runs no exit handlers
 
 
 def create_app() -> FastAPI:
@@ -32,8 +39,10 @@ def create_app() -> FastAPI:
         lifespan=_configured,
     )
     app.add_middleware(Access, tokens=[token.get_secret_value() for token in settings().api_tokens])
+    if telemetry.tracing:
+        app.add_middleware(import_module(".tracing", __package__).RequestSpans)
     problems.install(app)
-    for router in (jobs.router, operations.router, operations.probes):
+    for router in (jobs.router, operations.router, operations.probes, console.router):
         app.include_router(router)
     return app
 
@@ -52,7 +61,7 @@ def serve(host: str | None, port: int | None) -> None:
         )
     engine()  # raises NotConfigured before anything listens
     logs.configure()
-    uvicorn.run(
+    serving = uvicorn.Config(
         app,
         host=host,
         port=config.api_port if port is None else port,
@@ -60,3 +69,14 @@ def serve(host: str | None, port: int | None) -> None:
         server_header=False,
         timeout_graceful_shutdown=round(config.drain),  # a stream of events may not end by itself
     )
+    server = _Server(serving)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(STARTUP_FAILURE)
+
+
+class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        app.state.watch.closing.set()  # an open page of the console would hold it up for the whole drain time
+        await super().shutdown(sockets)

@@ -12,7 +12,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import Field
 
 from ..contract import JobStatus, JobType, Progress, State, Submission, UnknownJob
-from ..patience import follow, promptly
+from ..engine import follow, promptly
 from .access import JSON_BODY, CurrentEngine, JsonBody
 from .problems import documented
 

@@ -21,11 +21,13 @@ from ..contract import (
     BrokerUnavailable,
     DeadLetter,
     Health,
+    JobType,
     QueueStatus,
     ScheduleStatus,
     Submission,
 )
-from ..patience import promptly
+from ..engine import promptly
+from ..queues import QUEUES
 from .access import CurrentEngine
 from .jobs import GUARDED, PREFIX, location
 from .problems import documented
@@ -50,6 +52,18 @@ async def queues(engine: CurrentEngine) -> list[QueueStatus]:
 async def schedules(engine: CurrentEngine) -> list[ScheduleStatus]:
     """When each fired last and fires next; `silent` marks one that should have fired by now."""
     return await promptly(engine.schedules())
+
+
+@router.post("/schedules/{name}/pause", summary="Pause a schedule", status_code=204, responses=documented(404))
+async def pause(name: str, engine: CurrentEngine) -> None:
+    """It fires no more, whatever is restarted, until it is resumed; meanwhile it is not `silent`."""
+    await promptly(engine.pause(name))
+
+
+@router.post("/schedules/{name}/resume", summary="Resume a schedule", status_code=204, responses=documented(404))
+async def resume(name: str, engine: CurrentEngine) -> None:
+    """It fires again from its next time on; what it missed is not made up for."""
+    await promptly(engine.resume(name))
 
 
 @router.get(
@@ -136,9 +150,18 @@ async def metrics(engine: CurrentEngine) -> Response:
     """In the Prometheus text format; every API process tells the same totals: aggregate with `max by`, never `sum`."""
     looks = asyncio.gather(engine.counts(), engine.queues(), engine.schedules())
     counts, queues, schedules = await promptly(looks)
+    counts = dict.fromkeys(_expected(engine.job_types()), 0.0) | counts
     registry = CollectorRegistry()
     registry.register(_Snapshot([*_counters(counts), *_histograms(counts), *_gauges(queues, schedules)]))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _expected(types: list[JobType]) -> Iterator[str]:
+    """Each job's counters exist from the start: the rise of one that appears with its first failure is not seen."""
+    for kind in types:
+        yield from (f"{what}|{kind.name}|{kind.queue}|" for what in ("enqueued", "started"))
+        outcomes = ("succeeded", "retried", "dead", "timed_out")
+        yield from (f"finished|{kind.name}|{kind.queue}|{outcome}" for outcome in outcomes)
 
 
 def _counters(counts: dict[str, float]) -> Iterator[Metric]:
@@ -185,12 +208,25 @@ def _gauges(queues: list[QueueStatus], schedules: list[ScheduleStatus]) -> Itera
         for queue in queues:
             family.add_metric([queue.name], getattr(queue, attribute))
         yield family
+    for name, text, attribute in (
+        ("jobs_queue_max_depth", "Depth above which the queue is unhealthy, from queues.py.", "max_depth"),
+        ("jobs_queue_max_age_seconds", "Age above which it is, from queues.py.", "max_age"),
+    ):
+        family = GaugeMetricFamily(name, text, labels=["queue"])
+        for limits in QUEUES:
+            family.add_metric([limits.name], getattr(limits, attribute))
+        yield family
     last = GaugeMetricFamily("jobs_schedule_last_enqueue_timestamp_seconds", "Last firing.", labels=["schedule"])
+    due = GaugeMetricFamily(
+        "jobs_schedule_next_enqueue_timestamp_seconds", "When it fires, or should have fired.", labels=["schedule"]
+    )
     interval = GaugeMetricFamily("jobs_schedule_interval_seconds", "Longest gap between firings.", labels=["schedule"])
     for schedule in schedules:
         last.add_metric([schedule.name], schedule.last_run_at or 0.0)
         interval.add_metric([schedule.name], schedule.interval)
-    yield from (last, interval)
+        if schedule.next_run_at:  # a paused one has none
+            due.add_metric([schedule.name], schedule.next_run_at)
+    yield from (last, due, interval)
 
 
 class _Snapshot:

@@ -22,11 +22,13 @@ from ..contract import (
     ResultExpired,
     UnknownJob,
     UnknownQueue,
+    UnknownSchedule,
 )
 
 PROBLEMS: dict[type[ContractError], tuple[int, str]] = {
     UnknownJob: (404, "Unknown job"),
     NotADeadLetter: (404, "Not a dead letter"),
+    UnknownSchedule: (404, "Unknown schedule"),
     UnknownQueue: (422, "Unknown queue"),
     IdempotencyConflict: (409, "Idempotency conflict"),
     NotFinished: (409, "Not finished"),

@@ -69,3 +69,11 @@ async def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
             )
         )
     return found
+
+
+async def running() -> list[str]:
+    """The ids of the jobs that workers hold."""
+    async with redis().pipeline(transaction=False) as pipe:
+        for queue in QUEUES:
+            pipe.zrange(running_key(queue.name), 0, -1)
+        return [text(job_id) for ids in await pipe.execute() for job_id in ids]

@@ -13,7 +13,6 @@ from pydantic_core import from_json
 from ..contract import (
     BrokerUnavailable,
     DeadLetter,
-    Engine,
     Health,
     InvalidPayload,
     JobFailed,
@@ -28,6 +27,7 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
+from ..engine import Engine
 from ..health import judge
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection
@@ -58,7 +58,7 @@ def answering(method: Callable[P, Awaitable[T]]) -> "Callable[P, CoroutineType[A
 
 
 class ArqEngine:
-    """Implements `contract.Engine`, where each method is documented."""
+    """Implements `engine.Engine`, where each method is documented."""
 
     def __init__(self) -> None:
         settings().require_redis_url()
@@ -105,24 +105,19 @@ class ArqEngine:
         return await self._status(job_id)
 
     async def _status(self, job_id: str) -> JobStatus:
+        for status in await self._statuses([job_id]):
+            return status
+        raise UnknownJob(f"there is no job {job_id} (any more)")
+
+    async def _statuses(self, job_ids: list[str]) -> list[JobStatus]:
         async with redis().pipeline(transaction=False) as pipe:
-            pipe.hgetall(job_key(job_id))
-            pipe.exists(lease_key(job_id))
-            pipe.exists(f"dead:{job_id}")
-            stored, leased, dead = await pipe.execute()
-        record = texts(stored)
-        if "state" not in record:
-            raise UnknownJob(f"there is no job {job_id} (any more)")
-        fields = {
-            **record,
-            "id": job_id,
-            "attempts": record.get("attempts", 0),
-            "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
-            "stalled": record["state"] == "running" and not leased,
-            "dead_letter": dead,
-            "idempotency_key": record.get("key"),
-        }
-        return JobStatus.model_validate(fields)
+            for job_id in job_ids:
+                pipe.hgetall(job_key(job_id))
+                pipe.exists(lease_key(job_id))
+                pipe.exists(f"dead:{job_id}")
+            answers = await pipe.execute()
+        each = zip(job_ids, map(texts, answers[0::3]), answers[1::3], answers[2::3], strict=True)
+        return [_job_status(*found) for found in each if "state" in found[1]]
 
     @answering
     async def result(self, job_id: str) -> Result:
@@ -155,6 +150,11 @@ class ArqEngine:
         return await backlog.queues()
 
     @answering
+    async def running(self, limit: int = 100) -> list[JobStatus]:
+        found = [status for status in await self._statuses(await backlog.running()) if status.state == "running"]
+        return sorted(found, key=lambda status: status.started_at or 0)[:limit]
+
+    @answering
     async def dead_letters(
         self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
@@ -175,6 +175,14 @@ class ArqEngine:
     @answering
     async def schedules(self) -> list[ScheduleStatus]:
         return await schedules.statuses()
+
+    @answering
+    async def pause(self, schedule: str) -> None:
+        await schedules.pause(schedule)
+
+    @answering
+    async def resume(self, schedule: str) -> None:
+        await schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:
@@ -198,6 +206,19 @@ class ArqEngine:
 
     async def close(self) -> None:
         await connection.close()
+
+
+def _job_status(job_id: str, record: dict[str, str], leased: int, dead: int) -> JobStatus:
+    fields = {
+        **record,
+        "id": job_id,
+        "attempts": record.get("attempts", 0),
+        "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
+        "stalled": record["state"] == "running" and not leased,
+        "dead_letter": dead,
+        "idempotency_key": record.get("key"),
+    }
+    return JobStatus.model_validate(fields)
 
 
 def _payload_schema(job: Job[Any, Any]) -> dict[str, Any]:

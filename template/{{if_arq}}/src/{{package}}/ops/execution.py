@@ -16,6 +16,7 @@ import structlog
 from arq.utils import ms_to_datetime
 from pydantic_core import PydanticSerializationError, from_json
 
+from .. import telemetry
 from ..contract import State
 from ..runtime.connection import dumps, patiently, text, texts
 from ..runtime.job import Job
@@ -41,7 +42,7 @@ class Taken:
     message: bytes
     name: str
     key: str | None
-    trace_id: str
+    carried: dict[str, str]  # trace_id, and what tracing needs
     root: str
     input: str | None
     failed_step: str | None
@@ -50,17 +51,21 @@ class Taken:
     began: float = field(default_factory=time.monotonic)
     stopped: str = ""  # why the worker stops it: cancelled, draining
     ending: bool = False  # its end is being written down: too late to stop it
+    watched: telemetry.Run | None = None
 
     @classmethod
     def of(cls, reply: Sequence[Any]) -> "Taken":
         """From an answer of `take`."""
         action, job_id, queue, priority, attempts, message, known, detail = reply
         values = [None if value is None else text(value) for value in known]
-        _, name, key, trace_id, root, given, failed_step, *_, polls = [*values, *[None] * (14 - len(values))]
+        values += [None] * (16 - len(values))
+        _, name, key, trace_id, root, given, failed_step, *_, polls, parent, state = values
         identity = text(job_id)
+        context = {"trace_id": trace_id or identity, "traceparent": parent, "tracestate": state}
+        carried = {field: value for field, value in context.items() if value}
         return cls(
             text(action), identity, text(queue), int(priority), int(attempts or 0), message, name or "", key or None,
-            trace_id or identity, root or identity, given, failed_step, int(polls or 0),
+            carried, root or identity, given, failed_step, int(polls or 0),
             text(detail) if isinstance(detail, bytes) else str(detail),
         )  # fmt: skip
 
@@ -76,6 +81,8 @@ class Execution:
 
     async def run(self, taken: Taken) -> None:
         """Do what `taken` says, and write its end down; whatever the job does, nothing is raised."""
+        about = (taken.name or "undecodable", taken.queue, taken.id, taken.attempt, taken.carried)
+        taken.watched = telemetry.Run("arq", *about)
         try:
             call = _read(taken)
         except ValueError as error:
@@ -99,13 +106,9 @@ class Execution:
             await self._dead(taken, call, "dead", "poison", PoisonError(f"killed its worker {taken.detail} times"))
 
     async def _run(self, job: Job[Any, Any], taken: Taken, call: dict[str, Any]) -> None:
-        structlog.contextvars.bind_contextvars(
-            job_id=taken.id, job=job.name, attempt=taken.attempt, queue=taken.queue, trace_id=taken.trace_id
-        )
+        trace_id = taken.carried["trace_id"]
         running.set(
-            JobContext(
-                taken.id, job.name, taken.attempt, taken.queue, taken.key, taken.trace_id, taken.root, taken.polls
-            )
+            JobContext(taken.id, job.name, taken.attempt, taken.queue, taken.key, trace_id, taken.root, taken.polls)
         )
         numbers.set(count(1))
         limit = asyncio.timeout(job.soft_limit)
@@ -115,7 +118,6 @@ class Execution:
             async with limit:
                 encoded = _encoded(job, await job.function(ctx, **values))
                 value = await keep(taken.id, encoded)
-            log.info("job done", seconds=round(time.monotonic() - taken.began, 3), result_bytes=len(encoded))
             await self._ended(taken, call, "succeeded", "succeeded", value, result_size=len(encoded))
         except Snooze as snooze:
             await self._finish(taken, "scheduled", "snoozed", delay=snooze.delay, message=snooze.why or str(snooze))
@@ -148,14 +150,16 @@ class Execution:
         if isinstance(decision, str):
             await self._dead(taken, call, "timed_out" if decision == "timed out" else "dead", decision, error)
         else:
-            log.warning("job fails, runs again", in_seconds=round(decision, 1), error=dead_letters.describe(error))
+            if taken.watched:
+                taken.watched.failed(error)
             await self._finish(taken, "retrying", "retried", delay=decision, error=dead_letters.describe(error))
 
     async def _dead(
         self, taken: Taken, call: dict[str, Any], outcome: str, reason: str, error: BaseException, trace: str = ""
     ) -> None:
         described = dead_letters.describe(error)
-        log.error("job failed", job_id=taken.id, job=taken.name, reason=reason, error=described)
+        if taken.watched:
+            taken.watched.failed(error)
         record = texts(await patiently(lambda: records().client.hgetall(job_key(taken.id))))
         trace = trace or "".join(traceback.format_exception(error))
         letter = dead_letters.encode(
@@ -177,6 +181,8 @@ class Execution:
         taken.ending = True
         self.ended[state] += 1
         await patiently(lambda: records().step("finish", *ending(taken, self.owner, state, outcome, **fields)))
+        if taken.watched:
+            taken.watched.ended(outcome, **{name: fields.get(name) for name in ("error", "message", "result_size")})
 
 
 def ending(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from .. import health
+from .. import health, telemetry
 from ..runtime.connection import UNAVAILABLE, text, texts
 from ..runtime.record import job_key, script
 from ..settings import settings
@@ -82,7 +82,9 @@ class LeaseKeeper(threading.Thread):
             for taken in list(self.worker.running.values()):
                 if taken is not blocking:
                     self._do("finish", *ending(taken, self.worker.execution.owner, "queued", "handed_back"))
+                    _tell(taken, "handed_back")
             log.critical("a job blocks the event loop over its hard limit: this process ends", job_id=blocking.id)
+            telemetry.leave()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def _give_up(self, taken: Taken, stack: str) -> None:
@@ -99,6 +101,12 @@ class LeaseKeeper(threading.Thread):
         )
         owner = self.worker.execution.owner
         self._do("finish", *ending(taken, owner, "failed", "timed_out", letter=letter, error=error))
+        _tell(taken, "timed_out", error=error)
 
     def _do(self, *arguments: str | bytes | int) -> list[bytes]:
         return self.step(keys=[], args=arguments) or []
+
+
+def _tell(taken: Taken, outcome: str, **details: str) -> None:
+    if taken.watched:
+        taken.watched.ended(outcome, **details)

@@ -18,16 +18,18 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from .. import health, logs
-from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus
+from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, UnknownSchedule
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
-from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text
+from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text, texts
 from ..runtime.job import Schedule
 from ..runtime.results import large_results
 from ..settings import settings
 
 log = structlog.get_logger(__name__)
 STATE = "schedules"  # hash: name → {"last_run_at", "runs"}, or {"since"} before the first firing
+PAUSES = "schedules:pauses"  # hash: name → "paused", or when it was resumed
+PAUSED = "paused"
 SWEEP = 3600.0  # seconds between removals of expired large results
 GRACE = 60.0  # seconds a firing may be late before the schedule counts as silent
 LOOK_EVERY = 1.0  # seconds at most between two looks
@@ -66,20 +68,24 @@ async def _fire(schedules: list[Schedule]) -> None:
 async def _tick(schedules: list[Schedule]) -> float:
     """Fire what is due; answers the seconds until the next look."""
     try:
-        stored: dict[bytes, bytes] = await redis().hgetall(STATE)
-        waits = [await _look(schedule, stored.get(schedule.name.encode())) for schedule in schedules]
+        stored, pauses = await _noted()
+        waits = [
+            await _look(schedule, stored.get(schedule.name), pauses.get(schedule.name, "0")) for schedule in schedules
+        ]
     except UNAVAILABLE as error:
         log.warning("Redis does not answer, schedules wait", error=str(error))
         return LOOK_EVERY
     return max(0.0, min([LOOK_EVERY, *waits]))
 
 
-async def _look(schedule: Schedule, stored: bytes | None) -> float:
+async def _look(schedule: Schedule, stored: bytes | None, pause: str) -> float:
+    if pause == PAUSED:
+        return LOOK_EVERY
     if stored is None:
         await redis().hsetnx(STATE, schedule.name, dumps({"since": time.time()}))
         return 0.0
     seen = from_json(stored)
-    due = schedule.due_after(_last(seen))
+    due = schedule.due_after(_last(seen, pause))
     if due > time.time():
         return due - time.time()
     key = schedule.key or f"{schedule.name}@{due:.3f}"
@@ -93,8 +99,18 @@ async def _look(schedule: Schedule, stored: bytes | None) -> float:
     return 0.0
 
 
-def _last(seen: dict[str, Any]) -> float:
-    return float(seen.get("last_run_at") or seen["since"])
+def _last(seen: dict[str, Any], resumed: str) -> float:
+    """From when its next time counts."""
+    return max(float(seen.get("last_run_at") or seen["since"]), float(resumed))
+
+
+async def _noted() -> tuple[dict[str, bytes], dict[str, str]]:
+    """STATE and PAUSES of one moment."""
+    async with redis().pipeline() as pipe:
+        pipe.hgetall(STATE)
+        pipe.hgetall(PAUSES)
+        stored, pauses = await pipe.execute()
+    return {text(name): seen for name, seen in stored.items()}, texts(pauses)
 
 
 def _sweep() -> None:
@@ -108,20 +124,24 @@ def _sweep() -> None:
 
 async def statuses() -> list[ScheduleStatus]:
     """Every declared schedule; `silent` if its next firing is overdue."""
-    stored, now, found = await state(), time.time(), []
+    stored, pauses = await _noted()
+    now, found = time.time(), []
     for schedule in declared():
-        seen = stored.get(schedule.name)
-        due = schedule.due_after(_last(seen) if seen else now)
+        seen = from_json(stored.get(schedule.name, b"{}"))
+        pause = pauses.get(schedule.name, "0")
+        paused = pause == PAUSED
+        due = schedule.due_after(_last(seen, pause) if seen and not paused else now)
         found.append(
             ScheduleStatus(
                 name=schedule.name,
                 job=schedule.job.name,
                 when=schedule.times,
                 queue=schedule.job.queue or DEFAULT_QUEUE,
-                last_run_at=seen.get("last_run_at") if seen else None,
-                next_run_at=due,
-                runs=seen.get("runs", 0) if seen else 0,
-                silent=seen is not None and now > due + GRACE,
+                last_run_at=seen.get("last_run_at"),
+                next_run_at=None if paused else due,
+                runs=seen.get("runs", 0),
+                silent=now > due + GRACE,
+                paused=paused,
                 interval=longest_gap(schedule),
             )
         )
@@ -156,10 +176,22 @@ def declared() -> list[Schedule]:
     return schedules
 
 
-async def state() -> dict[str, dict[str, Any]]:
-    """When each schedule last fired, and how often."""
-    stored: dict[bytes, bytes] = await redis().hgetall(STATE)
-    return {text(name): from_json(seen) for name, seen in stored.items()}
+async def pause(name: str) -> None:
+    """Let it fire no more until `resume`; raises UnknownSchedule."""
+    await redis().hset(PAUSES, _known(name), PAUSED)
+
+
+async def resume(name: str) -> None:
+    """Let it fire again at its next time; raises UnknownSchedule."""
+    if await redis().hget(PAUSES, _known(name)) == PAUSED.encode():
+        await redis().hset(PAUSES, name, time.time())
+
+
+def _known(name: str) -> str:
+    names = [schedule.name for schedule in declared()]
+    if name not in names:
+        raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(names)}")
+    return name
 
 
 async def make_due(job: str) -> None:

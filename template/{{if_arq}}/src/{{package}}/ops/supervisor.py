@@ -18,6 +18,7 @@ import structlog
 from redis import Redis
 from redis.sentinel import Sentinel
 
+from .. import telemetry
 from ..runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT, UNAVAILABLE, sentinels
 from ..runtime.record import script
 from ..settings import settings
@@ -72,6 +73,7 @@ def _child(work: Callable[[str], None], owner: str, parent: int) -> None:
     except BaseException:
         log.exception("the worker failed")
     finally:
+        telemetry.leave()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -147,7 +147,7 @@ end
 local function start(id, owner, queue, priority, singletons)
   local job, message = 'job:' .. id, redis.call('GET', message_of(id))
   local known = redis.call('HMGET', job, 'state', 'name', 'key', 'trace_id', 'root', 'input', 'failed_step', 'fingerprint',
-    'due_at', 'submitted_at', 'singleton', 'lost', 'retries', 'polls')
+    'due_at', 'submitted_at', 'singleton', 'lost', 'retries', 'polls', 'traceparent', 'tracestate')
   local state, name = known[1], known[2]
   if final(state) then
     redis.call('ZREM', waiting_in(queue, priority), id)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from arq.jobs import Job as ArqJob
 from pydantic_core import from_json, to_json, to_jsonable_python
 
+from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
 from ..queues import DEFAULT_QUEUE
 from .connection import JobRedis, dumps, patiently
@@ -102,9 +103,9 @@ def prepare(
         "fingerprint": fingerprint if (fingerprint := _fingerprint(content) if key else "") else None,
         "parent": parent.id if parent else None,
         "root": parent.root if parent else job_id,
-        "trace_id": parent.trace_id if parent else uuid.uuid4().hex,
         "singleton": job.singleton,
         "input": given,
+        **telemetry.carried(),
         **fields,
     }
     message = {"t": None, "f": job.name, "a": [], "k": content, "et": int(time.time() * 1000)}
@@ -116,9 +117,10 @@ async def send(spec: Spec, *, delay: float = 0, restart: bool = False, claim: bo
     up its key. A job waits for Redis, any other caller hears of it. Raises IdempotencyConflict.
     """
     key = spec.key if claim else ""
-    what = (spec.id, spec.name, key, spec.fingerprint, spec.message, spec.fields)
-    step = partial(records().submit, *what, delay=delay, take_over=restart)
-    holder, held, new = await (patiently(step) if current_job() else step())
+    with telemetry.sending("arq", spec.name, spec.fields["queue"], spec.id, delayed=delay > 0) as carried:
+        what = (spec.id, spec.name, key, spec.fingerprint, spec.message, {**spec.fields, **carried})
+        step = partial(records().submit, *what, delay=delay, take_over=restart)
+        holder, held, new = await (patiently(step) if current_job() else step())
     if holder != spec.id and held != spec.fingerprint:
         raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")
     return Submission(id=holder, created=holder == spec.id), new

@@ -16,6 +16,7 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 from pydantic import BaseModel
 from pydantic_core import from_json
 
+from .. import telemetry
 from .connection import dumps, patiently
 from .job import Job
 from .progress import current_job
@@ -64,7 +65,8 @@ async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = 
     last = [prepare(_job(on_error), {}, job_id=f"{workflow}.error", given="failed")] if on_error else []
     documents = []
     for link, step, after in zip(links, steps, [*ids[1:], None], strict=True):
-        documents.append(step.document(next=after, on_error=_sequence([*undo, *last])))
+        with telemetry.sending("arq", step.name, step.fields["queue"], step.id) as carried:
+            documents.append(step.document(next=after, on_error=_sequence([*undo, *last]), **carried))
         if isinstance(link, Call) and (call := link.compensation):
             undo.insert(0, prepare(call.job, call.arguments, job_id=f"{step.id}.undo"))
     step = records().sequence
@@ -89,7 +91,8 @@ async def group(parts: Sequence[Call[T]], then: FanIn[T, P], *args: P.args, **kw
         return fan_in.id
 
     async def submit() -> None:
-        await records().group(workflow, len(parts), fan_in.document())
+        with telemetry.sending("arq", fan_in.name, fan_in.fields["queue"], fan_in.id) as carried:
+            await records().group(workflow, len(parts), fan_in.document(**carried))
         for start in range(0, len(specs), BATCH):
             await asyncio.gather(*(send(spec, claim=False) for spec in specs[start : start + BATCH]))
 

@@ -88,3 +88,13 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
             )
         )
     return found
+
+
+def running() -> list[str]:
+    """The ids of the jobs that workers have in hand and that are due; some may wait for a free process."""
+    found = []
+    for text in redis().hvals("unacked"):
+        message, *_ = json.loads(text)
+        if (_due(message) or 0) <= time.time() and (job_id := (message.get("headers") or {}).get("id")):
+            found.append(str(job_id))
+    return found

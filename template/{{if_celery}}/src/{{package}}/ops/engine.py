@@ -14,7 +14,6 @@ from ..celery import app
 from ..contract import (
     BrokerUnavailable,
     DeadLetter,
-    Engine,
     Health,
     InvalidPayload,
     JobFailed,
@@ -29,6 +28,7 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
+from ..engine import Engine
 from ..health import judge
 from ..runtime import dead_letters
 from ..runtime.connection import UNAVAILABLE, redis
@@ -60,7 +60,7 @@ def in_thread(method: Callable[P, T]) -> "Callable[P, CoroutineType[Any, Any, T]
 
 
 class CeleryEngine:
-    """Implements `contract.Engine`, where each method is documented."""
+    """Implements `engine.Engine`, where each method is documented."""
 
     def __init__(self) -> None:
         settings().require_redis_url()
@@ -122,23 +122,19 @@ class CeleryEngine:
         return self._status(job_id)
 
     def _status(self, job_id: str) -> JobStatus:
+        for status in self._statuses([job_id]):
+            return status
+        raise UnknownJob(f"there is no job {job_id} (any more)")
+
+    def _statuses(self, job_ids: list[str]) -> list[JobStatus]:
         with redis().pipeline(transaction=False) as pipe:
-            pipe.hgetall(job_key(job_id))
-            pipe.exists(f"{job_key(job_id)}:lease")
-            pipe.exists(f"dead:{job_id}")
-            record, leased, dead = pipe.execute()
-        if "state" not in record:
-            raise UnknownJob(f"there is no job {job_id} (any more)")
-        fields = {
-            **record,
-            "id": job_id,
-            "attempts": record.get("attempts", 0),
-            "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
-            "stalled": record["state"] == "running" and not leased,
-            "dead_letter": dead,
-            "idempotency_key": record.get("key"),
-        }
-        return JobStatus.model_validate(fields)
+            for job_id in job_ids:
+                pipe.hgetall(job_key(job_id))
+                pipe.exists(f"{job_key(job_id)}:lease")
+                pipe.exists(f"dead:{job_id}")
+            answers = pipe.execute()
+        each = zip(job_ids, answers[0::3], answers[1::3], answers[2::3], strict=True)
+        return [_job_status(*found) for found in each if "state" in found[1]]
 
     @in_thread
     def result(self, job_id: str) -> Result:
@@ -171,6 +167,11 @@ class CeleryEngine:
         return backlog.queues()
 
     @in_thread
+    def running(self, limit: int = 100) -> list[JobStatus]:
+        found = [status for status in self._statuses(backlog.running()) if status.state == "running"]
+        return sorted(found, key=lambda status: status.started_at or 0)[:limit]
+
+    @in_thread
     def dead_letters(
         self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
@@ -191,6 +192,14 @@ class CeleryEngine:
     @in_thread
     def schedules(self) -> list[ScheduleStatus]:
         return schedules.statuses()
+
+    @in_thread
+    def pause(self, schedule: str) -> None:
+        schedules.pause(schedule)
+
+    @in_thread
+    def resume(self, schedule: str) -> None:
+        schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:
@@ -214,6 +223,19 @@ class CeleryEngine:
     @in_thread
     def close(self) -> None:
         redis().close()
+
+
+def _job_status(job_id: str, record: dict[str, str], leased: int, dead: int) -> JobStatus:
+    fields = {
+        **record,
+        "id": job_id,
+        "attempts": record.get("attempts", 0),
+        "progress": Progress.model_validate({**record, "updated_at": record.get("progress_at")}),
+        "stalled": record["state"] == "running" and not leased,
+        "dead_letter": dead,
+        "idempotency_key": record.get("key"),
+    }
+    return JobStatus.model_validate(fields)
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -16,7 +16,7 @@ from celery.beat import Scheduler
 
 from .. import health
 from ..celery import app
-from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus
+from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, UnknownSchedule
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, redis
@@ -26,7 +26,10 @@ from ..settings import settings
 
 log = structlog.get_logger(__name__)
 STATE = "schedules"  # hash: name → {"last_run_at", "runs"}
+PAUSES = "schedules:pauses"  # hash: name → "paused", or when it was resumed
+PAUSED = "paused"
 SWEEP = 3600.0  # seconds between removals of expired large results
+LOOK_EVERY = 1.0  # seconds at most between two looks
 GRACE = 60.0  # seconds a firing may be late before the schedule counts as silent
 
 
@@ -48,22 +51,26 @@ class RedisScheduler(Scheduler):
         """Fire what is due; answers the seconds until the next look."""
         health.beat("scheduler")
         try:
-            stored = state()
-            waits = [self._look(schedule, stored.get(schedule.name, {})) for schedule in self.declared]
+            stored, pauses = _noted()
+            waits = [
+                self._look(schedule, stored.get(schedule.name, {}), pauses.get(schedule.name, "0"))
+                for schedule in self.declared
+            ]
         except UNAVAILABLE as error:
             log.warning("Redis does not answer, schedules wait", error=str(error))
-            return 1.0
+            return LOOK_EVERY
         if time.time() - self.swept_at > SWEEP:
             self.swept_at = time.time()
             Thread(target=_sweep, daemon=True).start()
-        return max(0.0, min([1.0, *waits]))
+        return max(0.0, min([LOOK_EVERY, *waits]))
 
-    def _look(self, schedule: Schedule, seen: dict[str, Any]) -> float:
-        last = seen.get("last_run_at") or seen.get("since")
-        if last is None:
+    def _look(self, schedule: Schedule, seen: dict[str, Any], pause: str) -> float:
+        if pause == PAUSED:
+            return LOOK_EVERY
+        if not seen:
             redis().hsetnx(STATE, schedule.name, json.dumps({"since": time.time()}))
             return 0.0
-        due = schedule.due_after(last)
+        due = schedule.due_after(_last(seen, pause))
         if due > time.time():
             return due - time.time()
         try:
@@ -80,6 +87,20 @@ class RedisScheduler(Scheduler):
         return 0.0
 
 
+def _last(seen: dict[str, Any], resumed: str) -> float:
+    """From when its next time counts."""
+    return max(float(seen.get("last_run_at") or seen["since"]), float(resumed))
+
+
+def _noted() -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """STATE and PAUSES of one moment."""
+    with redis().pipeline() as pipe:
+        pipe.hgetall(STATE)
+        pipe.hgetall(PAUSES)
+        stored, pauses = pipe.execute()
+    return {name: json.loads(text) for name, text in stored.items()}, pauses
+
+
 def _sweep() -> None:
     try:
         removed = large_results().delete_older_than(settings().result_ttl)
@@ -91,22 +112,24 @@ def _sweep() -> None:
 
 def statuses() -> list[ScheduleStatus]:
     """Every declared schedule; `silent` if its next firing is overdue."""
-    stored, now, found = state(), time.time(), []
+    stored, pauses = _noted()
+    now, found = time.time(), []
     for schedule in declared():
-        seen = stored.get(schedule.name, {})
-        last = seen.get("last_run_at") or seen.get("since")
-        due = schedule.due_after(last or now)
+        seen, pause = stored.get(schedule.name, {}), pauses.get(schedule.name, "0")
+        paused = pause == PAUSED
+        due = schedule.due_after(_last(seen, pause) if seen and not paused else now)
         found.append(
             ScheduleStatus(
                 name=schedule.name,
                 job=str(schedule.job.name),
-                when=str(schedule.times).strip("<>"),
+                when=schedule.times,
                 queue=schedule.job.job_queue or DEFAULT_QUEUE,
                 last_run_at=seen.get("last_run_at"),
-                next_run_at=due,
+                next_run_at=None if paused else due,
                 runs=seen.get("runs", 0),
                 interval=_longest_gap(schedule, now),
-                silent=last is not None and now > due + GRACE,
+                silent=now > due + GRACE,
+                paused=paused,
             )
         )
     return found
@@ -145,6 +168,19 @@ def declared() -> list[Schedule]:
     return schedules
 
 
-def state() -> dict[str, dict[str, Any]]:
-    """When each schedule last fired, and how often."""
-    return {str(name): json.loads(text) for name, text in redis().hgetall(STATE).items()}
+def pause(name: str) -> None:
+    """Let it fire no more until `resume`; raises UnknownSchedule."""
+    redis().hset(PAUSES, _known(name), PAUSED)
+
+
+def resume(name: str) -> None:
+    """Let it fire again at its next time; raises UnknownSchedule."""
+    if redis().hget(PAUSES, _known(name)) == PAUSED:
+        redis().hset(PAUSES, name, str(time.time()))
+
+
+def _known(name: str) -> str:
+    names = [schedule.name for schedule in declared()]
+    if name not in names:
+        raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(names)}")
+    return name

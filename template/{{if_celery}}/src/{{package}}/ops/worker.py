@@ -14,21 +14,23 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from contextvars import copy_context
+from functools import partial
 from typing import Any, cast
 
 import structlog
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
 from celery.worker import state
 from celery.worker.control import control_command
 from celery.worker.request import Request
 from redis import Redis
 
-from .. import health
+from .. import health, telemetry
 from ..celery import app
 from ..queues import QUEUES
 from ..runtime.connection import UNAVAILABLE, connect, redis
-from ..runtime.record import job_key, records
+from ..runtime.record import envelope, job_key, queue_of, records
 from ..runtime.routing import known_queue
 from ..settings import settings
 
@@ -71,7 +73,12 @@ class JobRequest(Request):
         if isinstance(error, (WorkerLostError, SystemExit)):
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
                 records().release(self.id)
+            self._speak_for(lambda: self._context.run.ended("lost"), error)
         super().on_failure(exc_info, send_failed_event, return_ok)
+
+    def on_timeout(self, soft: bool, timeout: float) -> None:
+        over = partial(super().on_timeout, soft, timeout)
+        return over() if soft else self._speak_for(over, TimeLimitExceeded(timeout))
 
     def _announce_cancelled(self, emit_retry: bool = True) -> None:
         self.hand_back()
@@ -79,7 +86,18 @@ class JobRequest(Request):
 
     def hand_back(self) -> None:
         """We stopped the run, not the job: the same message will run again, without a try spent."""
-        records().finish(self._context, "queued", "handed_back")
+        self._speak_for(lambda: records().finish(self._context, "queued", "handed_back"))
+
+    def _speak_for(self, call: Callable[[], Any], error: BaseException | None = None) -> None:
+        """Call for a run whose process cannot tell of its end any more."""
+
+        def speak() -> None:
+            request, ran = self._context, time.time() - (self.time_start or time.time())
+            about = (self.name, queue_of(request), self.id, (request.retries or 0) + 1, envelope(request))
+            request.update(run=telemetry.Run("celery", *about, time.monotonic() - ran, error))
+            call()
+
+        copy_context().run(speak)  # what is logged later here is not of this job
 
 
 class LeaseKeeper(threading.Thread):
@@ -132,6 +150,7 @@ class LeaseKeeper(threading.Thread):
                 self.client.zadd(INDEX, {request.message.delivery_tag: 0 for request in held}, xx=True)
         except UNAVAILABLE as error:
             log.warning("not handed back, taken over when their lease ends", error=str(error))
+        telemetry.leave()
         os._exit(0)
 
 
@@ -213,6 +232,11 @@ def _die_with_parent(**_: Any) -> None:
     """A pool process must not outlive the main process: nobody would renew its job's lease (Linux)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+@signals.worker_process_shutdown.connect
+def _end_of_a_pool_process(**_: Any) -> None:
+    telemetry.leave()
 
 
 @control_command(args=[("job_id", str)])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from celery.schedules import crontab, schedule
+from celery.schedules import crontab
 from pydantic import BaseModel, ConfigDict, create_model
 
 from ..contract import JobDeclarationError
@@ -121,8 +121,9 @@ class Schedule:
     key: str | None = None
 
     @property
-    def times(self) -> schedule | crontab:
-        return schedule(self.when) if isinstance(self.when, timedelta) else self.when
+    def times(self) -> str:
+        """In words."""
+        return f"every {self.when}" if isinstance(self.when, timedelta) else str(self.when).strip("<>")
 
     def due_after(self, moment: float) -> float:
         """The first firing after this time."""

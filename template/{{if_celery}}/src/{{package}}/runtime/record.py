@@ -138,12 +138,13 @@ class Records:
         """Write down how a run ended; False if the job had ended before or another worker has it now."""
         pairs = [part for field, value in fields.items() if value is not None for part in (field, value)]
         again = seq(request) if state in ("retrying", "scheduled") else ""
-        return bool(
-            self._step(
-                "finish", request.id, request.id, time.time(), request.get("owner") or "", state, outcome, result,
-                request.get("task") or "", queue_of(request), again, envelope(request)["key"], letter, *pairs,
-            )
+        ended = self._step(
+            "finish", request.id, request.id, time.time(), request.get("owner") or "", state, outcome, result,
+            request.get("task") or "", queue_of(request), again, envelope(request)["key"], letter, *pairs,
         )  # fmt: skip
+        if run := request.get("run"):
+            run.ended(outcome, **{name: fields.get(name) for name in ("error", "message", "result_size")})
+        return bool(ended)
 
     def release(self, job_id: str) -> None:
         """The process that ran it is gone: whoever gets the message next may take over at once."""

@@ -20,9 +20,10 @@ from celery.result import AsyncResult
 from pydantic import BaseModel
 from pydantic_core import to_json, to_jsonable_python
 
+from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
 from .connection import UNAVAILABLE, patiently
-from .record import envelope, records
+from .record import records
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -83,33 +84,32 @@ class SubmittableTask(Task, Generic[P, R]):
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
         job_id = task_id or str(uuid.uuid4())
-        head = {
-            "key": key,
-            "fingerprint": fingerprint,
-            "submitted_at": time.time(),
-            "trace_id": envelope(parent.request)["trace_id"] if parent else uuid.uuid4().hex,
-            "snoozes": 0,
-        }
-        record = self._record(job_id, head, options, parent, replay_of)
-        claimed = key if task_id is None or replay_of else ""  # a step of a workflow claims its key when it starts
-        reserve = partial(records().reserve, job_id, str(self.name), claimed, fingerprint, record)
-        holder, held, sent = reliably(partial(reserve, self._followers(options), take_over=bool(restart or replay_of)))
-        created = holder == job_id
-        if not created:
-            if held != fingerprint:
-                raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")
-            if sent:
-                return self.AsyncResult(holder), False
-            job_id = holder
-        headers = {**(headers or {}), "job": head}
-        try:
-            result = reliably(partial(super().apply_async, args, kwargs, job_id, headers=headers, **options))
-        except Exception:
-            _forgiving(partial(records().withdraw, job_id, str(self.name), claimed))
-            raise
-        delay = max(0, int(record.get("due_at", 0) - record["submitted_at"]))
-        _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"], delay))
-        return result, created
+        delayed = bool(options.get("countdown") or options.get("eta"))
+        with telemetry.sending("celery", str(self.name), options["queue"].name, job_id, delayed=delayed) as carried:
+            head = {"key": key, "fingerprint": fingerprint, "submitted_at": time.time(), "snoozes": 0, **carried}
+            record = self._record(job_id, head, options, parent, replay_of)
+            claimed = key if task_id is None or replay_of else ""  # a step of a workflow claims its key when it starts
+            reserve = partial(records().reserve, job_id, str(self.name), claimed, fingerprint, record)
+            take = partial(reserve, self._followers(options), take_over=bool(restart or replay_of))
+            holder, held, sent = reliably(take)
+            created = holder == job_id
+            if not created:
+                if held != fingerprint:
+                    raise IdempotencyConflict(
+                        f"key {key!r} was used for job {holder} with another payload; use a new key"
+                    )
+                if sent:
+                    return self.AsyncResult(holder), False
+                job_id = holder
+            headers = {**(headers or {}), "job": head}
+            try:
+                result = reliably(partial(super().apply_async, args, kwargs, job_id, headers=headers, **options))
+            except Exception:
+                _forgiving(partial(records().withdraw, job_id, str(self.name), claimed))
+                raise
+            delay = max(0, int(record.get("due_at", 0) - record["submitted_at"]))
+            _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"], delay))
+            return result, created
 
     def _record(
         self, job_id: str, head: dict[str, Any], options: dict[str, Any], parent: Any, replay_of: str | None

@@ -15,6 +15,7 @@ import structlog
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
 from pydantic_core import PydanticSerializationError, to_json
 
+from .. import telemetry
 from . import results
 from .connection import patiently
 from .progress import JobCancelled
@@ -40,8 +41,9 @@ class JobTask(SubmittableTask[P, R]):
         if request.called_directly or request.is_eager:
             return self.run(*args, **kwargs)
         owner = uuid.uuid4().hex
-        request.update(owner=owner)
-        began = time.monotonic()
+        attempt = (request.retries or 0) + 1
+        run = telemetry.Run("celery", str(self.name), queue_of(request), str(request.id), attempt, envelope(request))
+        request.update(owner=owner, run=run)
         try:
             action, detail = patiently(partial(records().start, request, owner, str(self.name), self.singleton))
             if action == "run":
@@ -56,7 +58,7 @@ class JobTask(SubmittableTask[P, R]):
                 self._send_again(int(detail) / 1000 + random.random() / 4)
             if action == "skipped":
                 records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
-            log.info("delivery dropped", job=self.name, job_id=request.id, why=action)
+            log.info("delivery dropped", why=action)
             raise Ignore
         except Snooze as snooze:
             self._snooze(snooze.delay, snooze.why)
@@ -67,7 +69,7 @@ class JobTask(SubmittableTask[P, R]):
         except SoftTimeLimitExceeded:
             if records().field(str(request.id), "cancel"):
                 self._cancelled()
-            taken = time.monotonic() - began
+            taken = time.monotonic() - run.began
             if taken < (self.soft_time_limit or 0) - 1:
                 self._snooze(0, "interrupted")  # the signal was meant for the job before this one
             self._fail(TimedOut(f"stopped by its soft limit after {taken:.0f} s"))
@@ -76,15 +78,6 @@ class JobTask(SubmittableTask[P, R]):
 
     def _run(self, args: Any, kwargs: Any) -> Any:
         request = self.request
-        began = time.monotonic()
-        structlog.contextvars.clear_contextvars()  # of the job before; this one's stay for what Celery logs after it
-        structlog.contextvars.bind_contextvars(
-            job_id=request.id,
-            job=self.name,
-            attempt=(request.retries or 0) + 1,
-            queue=queue_of(request),
-            trace_id=envelope(request)["trace_id"],
-        )
         args = [results.resolve(value, request.root_id) for value in args]
         try:
             values = self.bind_arguments(args, kwargs)
@@ -95,7 +88,6 @@ class JobTask(SubmittableTask[P, R]):
             encoded = to_json({"ok": True, "value": result} if self.outcome else result)
         except PydanticSerializationError as error:
             raise PermanentError(f"{self.name} returned {type(result).__name__}, which is not JSON: {error}") from error
-        log.info("job done", seconds=round(time.monotonic() - began, 3), result_bytes=len(encoded))
         return results.keep(request, encoded)
 
     def _send_again(self, delay: float, *, retries: int = 0, snoozes: int = 0) -> None:
@@ -118,6 +110,7 @@ class JobTask(SubmittableTask[P, R]):
         raise Ignore
 
     def _fail(self, error: Exception) -> NoReturn:
+        self.request.run.failed(error)
         decision = self.retry_policy.decide((self.request.retries or 0) + 1, error)
         if isinstance(decision, str):
             self.request.update(reason=decision)
