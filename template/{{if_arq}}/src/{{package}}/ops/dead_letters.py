@@ -118,10 +118,12 @@ async def replay(job_id: str, new_id: str) -> Submission:
     The link is written before the job is sent: a crash in between is mended by replaying once more, under the same id.
     Raises NotADeadLetter, ContractError for a letter that cannot be run.
     """
-    earlier = await records().field(job_id, "replayed_as")
-    if earlier and not await redis().exists(_key(job_id)):
-        return Submission(id=earlier, created=False)
-    letter = await _stored(job_id)
+    try:
+        letter = await _stored(job_id)
+    except NotADeadLetter:
+        if earlier := await records().field(job_id, "replayed_as"):
+            return Submission(id=earlier, created=False)
+        raise
     job = jobs().get(letter["job"])
     if job is None or not letter.get("replayable", True):
         raise ContractError(f"dead letter {job_id} ({letter['reason']}) cannot be run again: discard it")

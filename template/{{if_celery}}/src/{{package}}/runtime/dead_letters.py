@@ -138,10 +138,12 @@ def replay(job_id: str, new_id: str) -> Submission:
     The link is written before the message is sent: a crash in between is mended by replaying once more, under the
     same id. Raises NotADeadLetter, ContractError for a message that cannot be run.
     """
-    earlier = records().field(job_id, "replayed_as")
-    if earlier and not redis().exists(f"dead:{job_id}"):
-        return Submission(id=earlier, created=False)
-    letter = _stored(job_id)
+    try:
+        letter = _stored(job_id)
+    except NotADeadLetter:
+        if earlier := records().field(job_id, "replayed_as"):
+            return Submission(id=earlier, created=False)
+        raise
     task = _task(letter["job"])
     if not letter.get("replayable", True) or not hasattr(task, "send"):
         raise ContractError(f"dead letter {job_id} ({letter['reason']}) cannot be run again: discard it")
