@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # ty: ignore[unresolved-import]
+from playwright.sync_api import Browser, Page, expect, sync_playwright  # ty: ignore[import-not-found]
 
 from ..contract.installed import Installed
 from ..contract.processes import until
@@ -157,9 +157,10 @@ def test_submit_watch_dead_letter_replay_pause_by_keyboard_alone(open_page: Open
 
     def press(role: Any, name: str) -> None:
         """Reach it by Tab, and press it."""
+        focused = "all => all.includes(document.activeElement)"
         for _ in range(150):
             page.keyboard.press("Tab")
-            if page.get_by_role(role, name=name, exact=True).evaluate_all("all => all.includes(document.activeElement)"):
+            if page.get_by_role(role, name=name, exact=True).evaluate_all(focused):
                 break
         else:
             raise AssertionError(f"Tab does not reach {name}")

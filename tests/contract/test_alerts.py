@@ -188,6 +188,13 @@ def test_the_limits_in_the_metrics_are_those_of_queues_py(installed: Installed, 
     assert watched.service.metric("jobs_queue_max_depth", queue="critical") == 100
 
 
+def test_a_counter_is_there_before_what_it_counts(watched: Watched) -> None:
+    """Prometheus does not see a rise in the sample with which a counter begins."""
+    for outcome in ("succeeded", "retried", "dead", "timed_out"):
+        name = f'jobs_finished_total{{job="unexpected",outcome="{outcome}",queue="default"}}'
+        assert watched.service.metrics().get(name) == 0, sorted(watched.service.metrics())
+
+
 def test_prometheus_reads_the_service_with_the_token_and_keeps_its_labels(watched: Watched) -> None:
     job = watched.service.submit("noop")
     watched.service.wait(job)

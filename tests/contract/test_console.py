@@ -1,4 +1,4 @@
-"""The console of the API: who is let in, what its pages may do, and that its forms do what the API and the commands do."""
+"""The console of the API: who is let in, what its pages may do, what its forms do and what it shows."""
 
 import hmac
 import re
@@ -124,7 +124,7 @@ def test_a_session_ends_with_its_time_and_cannot_be_forged(guarded: Service, vis
     forged = [signed("", later), signed("another", later), f"9{good}", good[:-1], "", ".", "1.2.3", "\N{SNOWMAN}.x.y"]
     for value, code in [(good, 200), (expired, 303), *((value, 303) for value in forged)]:
         header = f"{cookie(guarded)}={value}".encode()
-        assert visitor.get("", headers={"Cookie": header}).status_code == code, value
+        assert visitor.get("", headers={b"Cookie": header}).status_code == code, value
 
 
 def test_signing_out_forgets_the_session(visitor: Browser) -> None:

@@ -190,14 +190,19 @@ def test_a_job_that_fails_or_is_stopped_shows_why(shared: Traced) -> None:
 
 def test_no_span_is_lost_when_processes_are_replaced_and_stopped(alone: Callable[..., Traced]) -> None:
     """Nothing is exported in time: all spans come from what processes hand over when they end."""
-    traced = alone(delay=600_000, worker_max_tasks_per_child=4)
+    traced = alone(delay=600_000, worker_max_tasks_per_child=4, drain=1)
     service = traced.service
     jobs = {service.submit("noop") for _ in range(30)}
     for job in jobs:
         service.wait(job)
+    unfinished = service.submit("mark", {"label": "unfinished", "seconds": 60})
+    service.told("unfinished")
     with within(10):
         assert service.workers[0].stop() == 0
         service.api.stop()
+    [span] = traced.spans(job=unfinished, kind="consumer")
+    assert span["attributes"]["job.outcome"] == "handed_back"
+    jobs.add(unfinished)
     for kind in ("producer", "consumer"):
         found = [span["attributes"]["messaging.message.id"] for span in traced.spans(kind=kind)]
         assert sorted(found) == sorted(jobs), kind

@@ -20,7 +20,7 @@ def lines(content: bytes) -> int:
 def test_the_default_service_has_at_most_65_files(default: Service) -> None:
     """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md).
 
-    Of the others it was 60; telemetry.py (0008-telemetry.md) and the four files of the console (0009-console.md) came to it.
+    Of the others it was 60; then came telemetry.py (0008-telemetry.md) and four for the console (0009-console.md).
     """
     deployed = [path for path in default.files if path.startswith("deploy/")]
     assert len(default.files) - len(deployed) <= 65, sorted(default.files)
