@@ -190,22 +190,27 @@ def test_a_job_that_fails_or_is_stopped_shows_why(shared: Traced) -> None:
 
 def test_no_span_is_lost_when_processes_are_replaced_and_stopped(alone: Callable[..., Traced]) -> None:
     """Nothing is exported in time: all spans come from what processes hand over when they end."""
-    traced = alone(delay=600_000, worker_max_tasks_per_child=4, drain=1)
+    traced = alone(delay=600_000, worker_max_tasks_per_child=4)
     service = traced.service
     jobs = {service.submit("noop") for _ in range(30)}
     for job in jobs:
         service.wait(job)
-    unfinished = service.submit("mark", {"label": "unfinished", "seconds": 60})
-    service.told("unfinished")
     with within(10):
         assert service.workers[0].stop() == 0
         service.api.stop()
-    [span] = traced.spans(job=unfinished, kind="consumer")
-    assert span["attributes"]["job.outcome"] == "handed_back"
-    jobs.add(unfinished)
     for kind in ("producer", "consumer"):
         found = [span["attributes"]["messaging.message.id"] for span in traced.spans(kind=kind)]
         assert sorted(found) == sorted(jobs), kind
+
+
+def test_a_run_that_is_handed_back_has_a_span(alone: Callable[..., Traced]) -> None:
+    traced = alone(drain=1)
+    job = traced.service.submit("mark", {"label": "unfinished", "seconds": 60})
+    traced.service.told("unfinished")
+    assert traced.service.workers[0].stop(15) == 0
+    [span] = traced.spans(job=job, kind="consumer")
+    assert span["attributes"]["job.outcome"] == "handed_back"
+    assert not span["failed"]
 
 
 @pytest.mark.parametrize("how", ["gone", "frozen"])

@@ -68,9 +68,11 @@ def check() -> Iterator[tuple[str, str, str]]:
 class JobRequest(Request):
     """What the main process does for a job whose pool process cannot: free it when that died, or hand it back."""
 
+    stopped = False  # its process was killed by us, to hand it back
+
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, (WorkerLostError, SystemExit)):
+        if isinstance(error, (WorkerLostError, SystemExit)) and not self.stopped:
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
                 records().release(self.id)
             self._speak_for(lambda: self._context.run.ended("lost"), error)
@@ -90,14 +92,11 @@ class JobRequest(Request):
 
     def _speak_for(self, call: Callable[[], Any], error: BaseException | None = None) -> None:
         """Call for a run whose process cannot tell of its end any more."""
-
-        def speak() -> None:
-            request, ran = self._context, time.time() - (self.time_start or time.time())
-            about = (self.name, queue_of(request), self.id, (request.retries or 0) + 1, envelope(request))
-            request.update(run=telemetry.Run("celery", *about, time.monotonic() - ran, error))
-            call()
-
-        copy_context().run(speak)  # what is logged later here is not of this job
+        request, ran = self._context, time.time() - (self.time_start or time.time())
+        about = (self.name, queue_of(request), self.id, (request.retries or 0) + 1, envelope(request))
+        context = copy_context()  # what is logged later in this process is not of this job
+        request.update(run=context.run(telemetry.Run, "celery", *about, time.monotonic() - ran, error))
+        context.run(call)
 
 
 class LeaseKeeper(threading.Thread):
@@ -140,6 +139,7 @@ class LeaseKeeper(threading.Thread):
         held = list(state.requests.values())
         running = [request for request in held if request in state.active_requests and not request.acknowledged]
         for request in running:
+            request.stopped = True
             if request.worker_pid:
                 os.kill(request.worker_pid, signal.SIGKILL)
         log.warning("drain time is over", handed_back=[request.id for request in running])
