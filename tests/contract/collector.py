@@ -5,7 +5,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # ty: ignore[unresolved-import]
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # ty: ignore[import-not-found]
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )

@@ -104,7 +104,7 @@ class QueueWorker(Worker):
         adopt(self.loop, self.pool)
         self.jobs = jobs()
         self.execution = Execution(self.jobs, self.ctx, owner or self.name)
-        self.singletons = json.dumps({job.name: job.singleton for job in self.jobs.values() if job.singleton}).encode()
+        self.known = json.dumps({job.name: job.singleton or "" for job in self.jobs.values()})
         self.running: dict[str, Taken] = {}
         self.alone: Taken | None = None
         self.woken = asyncio.Event()
@@ -144,7 +144,7 @@ class QueueWorker(Worker):
         free = self.max_jobs - len(self.tasks)
         if not self.allow_pick_jobs or free < 1 or self.alone:
             return IDLE
-        taken, due = await records().step("take", self.execution.owner, free, self.singletons, *self.queues)
+        taken, due = await records().step("take", self.execution.owner, free, self.known, *self.queues)
         for reply in taken:
             self._start(Taken.of(reply))
         return 0.0 if taken else IDLE if due < 0 else min(IDLE, due / 1000)

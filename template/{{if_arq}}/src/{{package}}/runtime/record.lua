@@ -144,7 +144,7 @@ local function leave(id, name, queue, outcome)
 end
 
 -- May this job run, now that its turn has come? Answers nil if not, else what to do with it; whoever gets the answer holds it.
-local function start(id, owner, queue, priority, singletons)
+local function start(id, owner, queue, priority, jobs)
   local job, message = 'job:' .. id, redis.call('GET', message_of(id))
   local known = redis.call('HMGET', job, 'state', 'name', 'key', 'trace_id', 'root', 'input', 'failed_step', 'fingerprint',
     'due_at', 'submitted_at', 'singleton', 'lost', 'retries', 'polls', 'traceparent', 'tracestate')
@@ -173,11 +173,14 @@ local function start(id, owner, queue, priority, singletons)
       return {'undecodable', id, queue, priority, 1, message or '', {}, ''}
     end
     name = decoded.f
-    known = {false, name, false, id, id, false, false, false, false, string.format('%.3f', (tonumber(decoded.et) or now_ms) / 1000),
-      cjson.decode(singletons)[name] or false}
-    count('enqueued', name, queue, '')
+    local sent_at, singleton = string.format('%.3f', (tonumber(decoded.et) or now_ms) / 1000), cjson.decode(jobs)[name]
+    known = {false, name, false, id, id, false, false, false, false, sent_at, singleton or ''}
     redis.call('HSET', job, 'name', name, 'queue', queue, 'priority', priority, 'root', id, 'trace_id', id,
-      'submitted_at', known[10], 'singleton', known[11] or '')
+      'submitted_at', sent_at, 'singleton', singleton or '')
+    if not singleton then  -- no job of ours: anybody may send any name, and none of them becomes a metric's label
+      return {'unknown', id, queue, priority, 1, message, known, ''}
+    end
+    count('enqueued', name, queue, '')
   end
   local function answer(action, detail) return {action, id, queue, priority, (known[13] or 0) + 1, message or '', known, detail} end
 
@@ -261,7 +264,7 @@ function steps.group()
 end
 
 -- Take due jobs, most urgent first; also those whose lease is over.
--- ARGV: 1 owner, 2 how many, 3 singletons (JSON: job name → 'wait' or 'skip'), 4… queues in order.
+-- ARGV: 1 owner, 2 how many, 3 the jobs there are (JSON: name → 'wait', 'skip' or ''), 4… queues in order.
 -- Answers the jobs, and if there are none in how many ms to look again (-1: nothing is there).
 function steps.take()
   local owner, free, taken = ARGV[1], tonumber(ARGV[2]), {}
