@@ -51,8 +51,8 @@ def test_a_backlog_over_its_threshold_is_unhealthy_with_the_numbers(installed: I
 
 
 def test_metrics_equal_the_truth_although_pool_processes_are_recycled_and_killed(installed: Installed) -> None:
-    with running(installed, worker_max_tasks_per_child=10) as service:
-        truth = {"noop": 80, "flaky": 10, "permanent": 5, "unexpected": 3, "poison": 1, "overrun": 1}
+    with running(installed, worker_max_tasks_per_child=50) as service:
+        truth = {"noop": 880, "flaky": 70, "permanent": 30, "unexpected": 18, "poison": 1, "overrun": 1}
         payloads = {"flaky": {"label": "m", "times": 1}, "overrun": {"label": "m", "deaf": True}}
         jobs = [
             service.submit(name, payloads.get(name, {} if name == "noop" else {"label": "m"}))
@@ -62,7 +62,7 @@ def test_metrics_equal_the_truth_although_pool_processes_are_recycled_and_killed
         for job in jobs:
             service.wait(job, "succeeded", "failed", within=60)
 
-        runs = {**truth, "flaky": 20, "poison": 3}
+        runs = {**truth, "flaky": 140, "poison": 3}
         for name, count in truth.items():
             assert service.metric("jobs_enqueued_total", job=name) == count
             assert service.metric("jobs_started_total", job=name) == runs[name]
@@ -72,12 +72,12 @@ def test_metrics_equal_the_truth_although_pool_processes_are_recycled_and_killed
             (name, outcome): service.metric("jobs_finished_total", job=name, outcome=outcome)
             for name, outcome in (("noop", "succeeded"), ("flaky", "retried"), ("flaky", "succeeded"))
         }
-        assert outcomes == {("noop", "succeeded"): 80, ("flaky", "retried"): 10, ("flaky", "succeeded"): 10}
-        assert service.metric("jobs_finished_total", outcome="succeeded") == 90
-        assert service.metric("jobs_dead_letter_depth") == 10
+        assert outcomes == {("noop", "succeeded"): 880, ("flaky", "retried"): 70, ("flaky", "succeeded"): 70}
+        assert service.metric("jobs_finished_total", outcome="succeeded") == 950
+        assert service.metric("jobs_dead_letter_depth") == 50
         assert service.metric("jobs_in_flight") == 0
         assert service.metric("jobs_workers", queue="default") == 1
-        assert service.metric("jobs_duration_seconds_count", job="noop") == 80
+        assert service.metric("jobs_duration_seconds_count", job="noop") == 880
         assert service.metric("jobs_duration_seconds_sum", job="overrun") >= 3
 
 
