@@ -67,9 +67,10 @@ from {package}.ops.worker import run_worker
 run_worker()
 """
 ADD = """
-for number = 1, ARGV[4] do
-  redis.call('SET', 'arq:job:' .. ARGV[3] .. number, ARGV[2])
-  redis.call('ZADD', ARGV[1], 1, ARGV[3] .. number)
+for number = 1, 1000 do
+  local id, due = ARGV[3] .. number, redis.call('INCR', 'due')
+  redis.call('SET', 'arq:job:' .. id, ARGV[2])
+  redis.call('ZADD', ARGV[1], due, id)
 end
 """
 SLOTS = 100
@@ -122,7 +123,7 @@ class Side:
         """Messages as any client of arq writes them, so that a million do not take long."""
         message = json.dumps({"t": None, "f": "noop", "a": [], "k": {}, "et": int(time.time() * 1000)})
         for _ in range(0, jobs, 1_000):
-            self.client.eval(ADD, 0, self.queue, message, f"{uuid.uuid4()}:", 1_000)
+            self.client.eval(ADD, 0, self.queue, message, f"{uuid.uuid4()}:")  # due one after the other, as in life
 
     def left(self) -> int:
         """Jobs that have not ended: arq's queue holds them until then."""
