@@ -21,7 +21,7 @@ from ..contract import IdempotencyConflict, Submission
 from ..queues import DEFAULT_QUEUE
 from .connection import JobRedis, dumps, patiently
 from .progress import current_job
-from .record import queue_key, records
+from .record import flat, queue_key, records
 from .routing import known_queue, route
 
 if TYPE_CHECKING:
@@ -63,8 +63,7 @@ class Spec:
     def document(self, **more: Any) -> dict[str, Any]:
         """For a step that takes several."""
         fields = {**self.fields, **more}
-        pairs = [part for name, value in fields.items() if value is not None for part in (name, value)]
-        return {"id": self.id, "message": self.message.decode(), "fields": pairs}
+        return {"id": self.id, "message": self.message.decode(), "fields": flat(fields)}
 
 
 def prepare(
@@ -91,6 +90,7 @@ def prepare(
     else:  # not all of them are known yet, so none decides
         values, key, rule = dict(arguments), key or "", None
     content = to_jsonable_python(values)
+    fingerprint = hashlib.sha256(to_json(content)).hexdigest()[:32] if key else ""
     if queue is None:
         queue = rule.queue if rule else job.queue or DEFAULT_QUEUE
     if priority is None:
@@ -100,7 +100,7 @@ def prepare(
         "queue": known_queue(queue),
         "priority": priority,
         "key": key or None,
-        "fingerprint": fingerprint if (fingerprint := _fingerprint(content) if key else "") else None,
+        "fingerprint": fingerprint or None,
         "parent": parent.id if parent else None,
         "root": parent.root if parent else job_id,
         "singleton": job.singleton,
@@ -124,10 +124,6 @@ async def send(spec: Spec, *, delay: float = 0, restart: bool = False, claim: bo
     if holder != spec.id and held != spec.fingerprint:
         raise IdempotencyConflict(f"key {key!r} was used for job {holder} with another payload; use a new key")
     return Submission(id=holder, created=holder == spec.id), new
-
-
-def _fingerprint(content: Any) -> str:
-    return hashlib.sha256(to_json(content)).hexdigest()[:32]
 
 
 async def enqueue(
