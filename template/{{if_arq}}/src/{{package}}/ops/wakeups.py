@@ -1,4 +1,4 @@
-"""Wake-ups: a worker hears of new and of cancelled jobs at once; by looking now and then each job would wait for a look.
+"""Wake-ups: a worker hears of new and of cancelled jobs at once; by looking now and then each would wait for a look.
 
 Should a word be lost, the worker looks by itself.
 """

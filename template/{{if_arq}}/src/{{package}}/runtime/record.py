@@ -22,6 +22,7 @@ from .connection import JobRedis, dumps, redis, text
 
 METRICS = "metrics"
 BATCH = 100  # steps that share a round trip at most
+pack: Any = pack_command  # which is typed as if a command had one part
 Fields = Mapping[str, Any]
 
 
@@ -76,7 +77,7 @@ def script() -> str:
 class _Step:
     arguments: tuple[Any, ...]
     answer: asyncio.Future[Any]
-    repeated: bool = False  # since the connection broke
+    repeated: bool = False
 
 
 class Records:
@@ -106,17 +107,14 @@ class Records:
                 if batch:
                     self._sha = self._sha or await self.client.script_load(script())
                     self._link = self._link or await self.client.connection_pool.get_connection("EVALSHA")
-                    await self._link.send_packed_command(b"".join(map(self._packed, batch)))
+                    packed = [pack(("EVALSHA", self._sha, 0, *step.arguments)) for step in batch]
+                    await self._link.send_packed_command(b"".join(packed))
                 self._hand_out(answered)
                 answered = []
                 answered = [(step, await self._reply()) for step in batch]
             except Exception as error:
                 self._hand_out(answered)
                 answered = [(step, error) for step in batch]
-
-    def _packed(self, step: _Step) -> bytes:
-        command: Any = ("EVALSHA", self._sha, 0, *step.arguments)  # hiredis types it as a tuple of one
-        return pack_command(command)
 
     async def _reply(self) -> Any:
         try:
@@ -128,11 +126,8 @@ class Records:
         for step, reply in answered:
             if step.answer.done():  # who asked has been cancelled
                 continue
-            if isinstance(reply, NoScriptError):  # Redis was restarted
-                self._sha = ""
-                self._waiting.append(step)
-            elif isinstance(reply, ConnectionError) and not step.repeated:
-                step.repeated = True
+            if isinstance(reply, NoScriptError | ConnectionError) and not step.repeated:  # Redis was restarted
+                self._sha, step.repeated = "", True
                 self._waiting.append(step)
             elif isinstance(reply, Exception):
                 step.answer.set_exception(reply)
@@ -140,17 +135,9 @@ class Records:
                 step.answer.set_result(reply)
 
     async def submit(
-        self,
-        job_id: str,
-        name: str,
-        key: str,
-        fingerprint: str,
-        message: bytes,
-        fields: Fields,
-        *,
-        delay: float,
-        take_over: bool,
-    ) -> tuple[str, str, bool]:
+        self, job_id: str, name: str, key: str, fingerprint: str, message: bytes, fields: Fields,
+        *, delay: float, take_over: bool,
+    ) -> tuple[str, str, bool]:  # fmt: skip
         """Queue a job, unless its key is held; answers who holds it, the fingerprint, and whether the job is new."""
         holder, held, new = await self.step(
             "submit", job_id, name, key, fingerprint, int(take_over), int(delay * 1000), message, *flat(fields)
@@ -174,9 +161,7 @@ class Records:
 
     async def field(self, job_id: str, name: str) -> str | None:
         """One field of the record."""
-        async with self.client.pipeline(transaction=False) as pipe:
-            pipe.hget(job_key(job_id), name)
-            [value] = await pipe.execute()
+        value = await self.client.execute_command("HGET", job_key(job_id), name)
         return None if value is None else text(value)
 
 
