@@ -39,10 +39,14 @@ class Dropped(NonRecordingSpan):
 
     def __init__(self, carried: Mapping[str, Any]) -> None:
         super().__init__(INVALID_SPAN_CONTEXT)
-        self.carried = {name: carried[name] for name in CARRIED if carried.get(name)}
+        self.given = carried
+
+    def carried(self) -> dict[str, str]:
+        """What the jobs that it sends take along."""
+        return {name: self.given[name] for name in CARRIED if self.given.get(name)}
 
     def get_span_context(self) -> SpanContext:
-        return get_current_span(propagator.extract(self.carried, Context())).get_span_context()
+        return get_current_span(propagator.extract(self.carried(), Context())).get_span_context()
 
 
 def dropped_send(trace_id: str) -> Dropped | None:

@@ -65,14 +65,13 @@ class Process:
         began: float, *, current: bool,
     ) -> None:  # fmt: skip
         self.trace_id: str = carried["trace_id"]
-        tracer = _tracer(globally=current)
         if dropped := dropped_run(carried):
             self.span: trace.Span = dropped
         else:
             sent = propagator.extract(carried, context.Context())
             sender = trace.get_current_span(sent).get_span_context()
             with _trace_id(self.trace_id):
-                self.span = tracer.start_span(
+                self.span = _tracer(globally=current).start_span(
                     f"process {job}",
                     sent if _hex(sender) == self.trace_id else context.Context(),
                     SpanKind.CONSUMER,
@@ -100,7 +99,7 @@ def current() -> dict[str, str]:
     carrier: dict[str, str] = {}
     span = trace.get_current_span()
     if isinstance(span, Dropped):
-        return {**span.carried}
+        return span.carried()
     propagator.inject(carrier)
     return {**carrier, "trace_id": _hex(span.get_span_context())} if carrier else {}
 
