@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,25 @@ from .processes import Process, free_ports, listening, until, within
 from .service import Service, running
 
 COLLECTOR = Path(__file__).with_name("collector.py")
+NEW_TRACES = 50  # a second and process: what the service promises
+FLOOD = """
+import asyncio, json, sys, time
+from opentelemetry import context, propagate
+from {package}.ops.engine import engine
+
+async def main():
+    used, began, jobs = engine(), time.monotonic(), {{}}
+    kinds = [("noop", {{}}, 0, 1), ("flaky", {{"label": "flood", "times": 1}}, 0, 2), ("noop", {{}}, 1, 1)]
+    for number in range(0, 400, 20):
+        batch = [kinds[0 if place < 14 else 1 if place < 17 else 2] for place in range(20)]
+        sent = await asyncio.gather(*(used.submit(name, given, delay=delay) for name, given, delay, _ in batch))
+        jobs |= {{job.id: runs for job, (*_, runs) in zip(sent, batch)}}
+    seconds = time.monotonic() - began
+    context.attach(propagate.extract({{"traceparent": sys.argv[1]}}))
+    print(json.dumps({{"seconds": seconds, "jobs": jobs, "called": (await used.submit("noop", {{}})).id}}))
+
+asyncio.run(main())
+"""
 Span = dict[str, Any]
 
 
@@ -190,7 +210,7 @@ def test_a_job_that_fails_or_is_stopped_shows_why(shared: Traced) -> None:
 
 def test_no_span_is_lost_when_processes_are_replaced_and_stopped(alone: Callable[..., Traced]) -> None:
     """Nothing is exported in time: all spans come from what processes hand over when they end."""
-    traced = alone(delay=600_000, worker_max_tasks_per_child=4)
+    traced = alone(delay=600_000, worker_max_tasks_per_child=4, otel_traces_sampler="parentbased_always_on")
     service = traced.service
     jobs = {service.submit("noop") for _ in range(30)}
     for job in jobs:
@@ -201,6 +221,31 @@ def test_no_span_is_lost_when_processes_are_replaced_and_stopped(alone: Callable
     for kind in ("producer", "consumer"):
         found = [span["attributes"]["messaging.message.id"] for span in traced.spans(kind=kind)]
         assert sorted(found) == sorted(jobs), kind
+
+
+def test_of_a_flood_some_traces_are_kept_each_whole_and_those_that_their_caller_keeps(
+    alone: Callable[..., Traced],
+) -> None:
+    traced = alone()
+    service, trace, caller = traced.service, uuid.uuid4().hex, uuid.uuid4().hex[:16]
+    code = FLOOD.format(package=service.installed.package)
+    command = [service.installed.python, "-c", code, f"00-{trace}-{caller}-01"]
+    flood = json.loads(subprocess.check_output(command, cwd=service.folder, env=service.environment, text=True))
+    traces = {job: service.wait(job)["trace_id"] for job in [*flood["jobs"], flood["called"]]}
+    sent = {span["attributes"]["messaging.message.id"] for span in traced.spans(kind="producer")}
+    kept = sent - {flood["called"]}
+    assert NEW_TRACES <= len(kept) <= NEW_TRACES * (1 + flood["seconds"]) + 1
+    assert len(kept) < len(flood["jobs"])
+
+    def runs() -> Counter[str]:
+        return Counter(span["attributes"]["messaging.message.id"] for span in traced.spans(kind="consumer"))
+
+    whole = Counter({job: runs for job, runs in flood["jobs"].items() if job in kept}) + Counter([flood["called"]])
+    until(lambda: runs() == whole, 10, lambda: f"runs {runs() - whole} too many, {whole - runs()} missing")
+    [span] = traced.spans(kind="producer", trace=trace)
+    assert (span["parent"], span["attributes"]["messaging.message.id"]) == (caller, flood["called"])
+    told = {line["job_id"]: line["trace_id"] for line in log_lines(service.workers[0]) if "job_id" in line}
+    assert told == traces  # also of what has no span
 
 
 def test_a_run_that_is_handed_back_has_a_span(alone: Callable[..., Traced]) -> None:

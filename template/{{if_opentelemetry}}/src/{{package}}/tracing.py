@@ -2,7 +2,8 @@
 
 The engines' instrumentations tell each in other words, lose the spans of a pool process that ends, and wait long for a
 collector that is away. Here the context travels in the job's own record or message, each process has a provider of its
-own, and a collector that is away costs one warning. Everything is set by the standard OTEL_* variables.
+own, and a collector that is away costs one warning. Everything is set by the standard OTEL_* variables; the sampler, if
+they name none, is that of sampling.py.
 """
 
 import atexit
@@ -26,6 +27,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import Link, SpanKind, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from .sampling import Dropped, dropped_run, dropped_send, sampler
 from .settings import NotConfigured
 
 log = structlog.get_logger(__name__)
@@ -62,20 +64,23 @@ class Process:
         self, system: str, job: str, queue: str, job_id: str, attempt: int, carried: Mapping[str, Any],
         began: float, *, current: bool,
     ) -> None:  # fmt: skip
-        sent = propagator.extract(carried, context.Context())
-        sender = trace.get_current_span(sent).get_span_context()
-        trace_id = carried["trace_id"]
-        parent = sent if _hex(sender) == trace_id else context.Context()
-        with _trace_id(trace_id):
-            self.span = _tracer(globally=current).start_span(
-                f"process {job}",
-                parent,
-                SpanKind.CONSUMER,
-                {**_attributes("process", system, job, queue, job_id), "job.attempt": attempt},
-                [Link(sender)] if sender.is_valid else [],
-                time.time_ns() - int((time.monotonic() - began) * 1e9),
-            )
-        self.trace_id = _hex(self.span.get_span_context())
+        self.trace_id: str = carried["trace_id"]
+        tracer = _tracer(globally=current)
+        if dropped := dropped_run(carried):
+            self.span: trace.Span = dropped
+        else:
+            sent = propagator.extract(carried, context.Context())
+            sender = trace.get_current_span(sent).get_span_context()
+            with _trace_id(self.trace_id):
+                self.span = tracer.start_span(
+                    f"process {job}",
+                    sent if _hex(sender) == self.trace_id else context.Context(),
+                    SpanKind.CONSUMER,
+                    {**_attributes("process", system, job, queue, job_id), "job.attempt": attempt},
+                    [Link(sender)] if sender.is_valid else [],
+                    time.time_ns() - int((time.monotonic() - began) * 1e9),
+                )
+            self.trace_id = _hex(self.span.get_span_context())
         if current:  # for good: the next step of a workflow is sent when the job's function has returned
             context.attach(trace.set_span_in_context(self.span, context.Context()))
 
@@ -93,8 +98,11 @@ class Process:
 def current() -> dict[str, str]:
     """What a job sent from the current span takes along; nothing without a span."""
     carrier: dict[str, str] = {}
+    span = trace.get_current_span()
+    if isinstance(span, Dropped):
+        return {**span.carried}
     propagator.inject(carrier)
-    return {**carrier, "trace_id": _hex(trace.get_current_span().get_span_context())} if carrier else {}
+    return {**carrier, "trace_id": _hex(span.get_span_context())} if carrier else {}
 
 
 @contextmanager
@@ -102,9 +110,10 @@ def sending(
     system: str, job: str, queue: str, job_id: str, *, delayed: bool, trace_id: str
 ) -> Generator[dict[str, str]]:
     """The span of sending a job, and what the job takes along; `trace_id` is for a trace that starts here."""
-    attributes = _attributes("send", system, job, queue, job_id)
     with _trace_id(trace_id):
-        span = _tracer().start_span(f"send {queue}", kind=SpanKind.PRODUCER, attributes=attributes)
+        span = dropped_send(trace_id) or _tracer().start_span(
+            f"send {queue}", kind=SpanKind.PRODUCER, attributes=_attributes("send", system, job, queue, job_id)
+        )
     with trace.use_span(span, end_on_exit=True):
         yield {**current(), "trace_id": uuid.uuid4().hex} if delayed else current()
 
@@ -186,7 +195,7 @@ class _Here:
         if str(resource.attributes.get("service.name")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": name}))
         self.exporter = Patient(_exporter())
-        self.provider = TracerProvider(resource=resource, id_generator=JobIds(), shutdown_on_exit=False)
+        self.provider = TracerProvider(sampler(), resource, id_generator=JobIds(), shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(self.exporter))
         self.tracer = self.provider.get_tracer(name)
 
