@@ -36,9 +36,11 @@ ACTIVITIES, WORKFLOWS = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY, TaskQueueType.TA
 NOT_ASKED = {RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED}  # by older or restricted servers
 LOOKED_AT = 1_000  # open workflows at most that are described to find those that run
 AT_ONCE = 50
-OPEN = "ExecutionStatus = 'Running' AND JobState IS NULL"
-DEAD = "((ExecutionStatus = 'Running' AND JobState = 'parked')" + (
-    " OR (ExecutionStatus IN ('Failed', 'TimedOut') AND (JobState IS NULL OR JobState = 'waiting')))"
+RUNNING = "ExecutionStatus = 'Running'"
+OPEN = f"{RUNNING} AND JobState IS NULL"
+PAUSED = f"{RUNNING} AND JobState = 'paused'"
+DEAD = f"(({RUNNING} AND JobState = 'parked')" + (
+    " OR (ExecutionStatus IN ('Failed', 'TimedOut') AND (JobState IS NULL OR JobState IN ('waiting', 'paused'))))"
 )
 
 
@@ -150,11 +152,14 @@ async def queues(live: Fleet | None = None) -> list[QueueStatus]:
 
 async def _queue(name: str, live: Fleet) -> QueueStatus:
     here, now = f"TaskQueue = {quoted(name)}", moment(time.time())
-    depth, delayed, dead = await asyncio.gather(
-        count(f"{here} AND {OPEN}"),
+    due, later, paused, dead = await asyncio.gather(
+        count(f"{here} AND {OPEN} AND ExecutionTime <= {now}"),
         count(f"{here} AND {OPEN} AND ExecutionTime > {now}"),
+        count(f"{here} AND {PAUSED}"),
         count(f"{here} AND {DEAD}"),
     )
+    delayed = later + paused
+    depth = due + delayed
     in_flight = min(live.in_flight.get(name, 0), depth - delayed)
     waiting = depth - delayed - in_flight
     return QueueStatus(

@@ -43,9 +43,7 @@ from . import backlog, dead_letters, schedules
 from .counts import Counters
 from .status import began, describe, status_of
 
-CHUNK = 1 << 20  # bytes
 LISTED_WITHIN = 0.5  # seconds that a caller waits at most until its own submission is counted
-PROGRESS_WITHIN = 1.0
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -63,7 +61,8 @@ def answering(method: Callable[P, Awaitable[T]]) -> "Callable[P, CoroutineType[A
         except UNAVAILABLE as error:
             if not unavailable(error):
                 raise
-            raise BrokerUnavailable(f"the Temporal server does not answer ({error}); try again later") from error
+            why = str(error).partition(": ")[0]  # what follows is the transport's own story
+            raise BrokerUnavailable(f"the broker does not answer ({why}); try again later") from error
 
     return wrapper
 
@@ -226,7 +225,7 @@ async def _told(found: WorkflowExecutionDescription) -> Progress | None:
     """What a workflow says of itself; it takes a worker to hear it."""
     handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
     try:
-        async with asyncio.timeout(PROGRESS_WITHIN):  # an RPC's own timeout holds for each of its tries
+        async with asyncio.timeout(1):  # an RPC's own timeout holds for each of its tries
             return Progress.model_validate(await handle.query("progress"))
     except Exception:  # no worker, or not a workflow of ours
         return None
@@ -240,8 +239,8 @@ def _job_type(job: Job[Any, Any]) -> JobType:
 
 
 async def _chunks(document: bytes) -> AsyncIterator[bytes]:
-    for start in range(0, len(document), CHUNK):
-        yield document[start : start + CHUNK]
+    for start in range(0, len(document), 1 << 20):
+        yield document[start : start + (1 << 20)]
 
 
 @cache

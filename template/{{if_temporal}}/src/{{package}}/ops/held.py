@@ -25,11 +25,11 @@ class Journal:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab", buffering=0)
-        self._running = 0
+        self.running = 0
 
     def write(self, mark: bytes, token: bytes) -> None:
-        self._running += 1 if mark == BEGUN else -1
-        if self._running:
+        self.running += 1 if mark == BEGUN else -1
+        if self.running:
             self._file.write(mark + token + b"\n")
         else:
             self._file.truncate(0)
@@ -48,6 +48,11 @@ class Journal:
 
 
 journal: Journal | None = None
+
+
+def busy() -> bool:
+    """Whether anything runs."""
+    return journal is not None and journal.running > 0
 
 
 class Note:

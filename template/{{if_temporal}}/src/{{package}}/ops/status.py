@@ -64,7 +64,7 @@ async def read(found: WorkflowExecution) -> Memo:
     """Of a workflow that was described or listed; one that other clients started has none."""
     memo = await found.memo()
     state = found.typed_search_attributes.get(JOB_STATE)
-    if state == "waiting":  # which it no longer does if it has timed out meanwhile
+    if state in ("waiting", "paused"):  # which it no longer does if it has timed out meanwhile
         state = None
     job, before, outcome = memo.get("job") or {}, memo.get("before") or [], memo.get("outcome") or {}
     return Memo(job, before, outcome, memo.get("pause") or 0.0, memo.get("waiting_for"), state)

@@ -11,18 +11,18 @@ from temporalio.client import Client
 from temporalio.common import SearchAttributeKey
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime
-from temporalio.service import RPCError, RPCStatusCode
+from temporalio.service import RPCError
+from temporalio.service import RPCStatusCode as Status
 
 from ..payloads import PayloadStoreUnavailable, data_converter
 from ..settings import settings
 
 JOB_STATE = SearchAttributeKey.for_keyword("JobState")
 """`parked` while a failed job waits for a person, `discarded` if that gave it up, `waiting` while one waits for a
-decision: open, but no backlog. Never encrypted, as all search attributes."""
+decision, `paused` for a timer. Never encrypted, as all search attributes."""
 JOB_PARKED_AT = SearchAttributeKey.for_datetime("JobParkedAt")
-"""Since when it waits for a person."""
 NO_ANSWER = timedelta(seconds=2)  # for what needs a worker's answer: updates and queries
-AWAY = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED, RPCStatusCode.ABORTED}
+AWAY = {Status.UNAVAILABLE, Status.DEADLINE_EXCEEDED, Status.CANCELLED, Status.ABORTED, Status.RESOURCE_EXHAUSTED}
 UNAVAILABLE: tuple[type[Exception], ...] = (RPCError, RuntimeError, OSError)
 """To be caught, then asked: `unavailable(error)`. A lazy client's first call raises a plain RuntimeError."""
 

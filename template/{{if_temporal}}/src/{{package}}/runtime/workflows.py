@@ -5,7 +5,7 @@ This code is replayed: it may not read a clock, make a random number or do I/O, 
 
 import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Generic, ParamSpec, TypeVar
@@ -107,9 +107,8 @@ class JobWorkflow(Parking):
         if not self._parked:
             self.list_as_waiting()
         try:
-            await workflow.wait_condition(lambda: self._decision is not None, timeout=timeout)
-        except TimeoutError:
-            return None
+            with suppress(TimeoutError):
+                await workflow.wait_condition(lambda: self._decision is not None, timeout=timeout)
         finally:
             self.waiting_for = None
             workflow.upsert_memo({"waiting_for": None})
@@ -120,8 +119,10 @@ class JobWorkflow(Parking):
     async def pause(self, seconds: float) -> None:
         """Go on later; shown as `scheduled`. Costs nothing meanwhile, however long."""
         workflow.upsert_memo({"pause": workflow.now().timestamp() + seconds})
+        workflow.upsert_search_attributes([JOB_STATE.value_set("paused")])
         await workflow.sleep(seconds)
         workflow.upsert_memo({"pause": None})
+        self.list_as_waiting()
 
     def progress(
         self, *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
