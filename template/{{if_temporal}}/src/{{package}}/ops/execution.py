@@ -82,9 +82,8 @@ class Execution(ActivityInboundInterceptor):
         context = _context(job, info, carried, book)
         run = Running(context, book, tuple(info.heartbeat_details[1:]))
         token = running.set(run)
-        due = max(info.current_attempt_scheduled_time.timestamp(), 0)
-        if info.attempt == 1 and carried.get("due_at"):
-            due = min(due, carried["due_at"])
+        first = info.attempt == carried["generation"] == 1
+        due = carried["due_at"] if first else info.current_attempt_scheduled_time.timestamp()
         waited = max(0.0, time.time() - due)
         began, book.started_at = time.monotonic(), book.started_at or time.time()
         told = telemetry.Run("temporal", job.name, context.queue, context.id, context.attempt, carried)
