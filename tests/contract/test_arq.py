@@ -44,6 +44,17 @@ async def main(url, label):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+BACKLOG = """
+import asyncio, json
+from {package}.ops.engine import engine
+
+async def main():
+    sent = [await asyncio.gather(*(engine().submit("crowd", {{}}) for _ in range(20))) for _ in range(50)]
+    print(json.dumps([job.id for batch in sent for job in batch]))
+
+asyncio.run(main())
+"""
+
 
 @contextmanager
 def edited(path: Path, content: str) -> Generator[None, None, None]:
@@ -111,6 +122,26 @@ def test_eight_workers_of_sixty_slots_run_at_least_360_long_jobs_at_once(install
         service.told("long", 360, within=60)
         assert service.queue("default")["in_flight"] >= 360
         assert len({told["id"] for told in service.effects(label="long")}) == len(service.effects(label="long"))
+
+
+def test_of_a_backlog_no_more_run_at_once_than_there_are_slots_and_a_drain_loses_none_that_is_being_taken(
+    installed: Installed,
+) -> None:
+    with running(installed, workers=0) as service:
+        code = BACKLOG.format(package=installed.package)
+        command = [installed.python, "-c", code]
+        jobs = json.loads(subprocess.check_output(command, cwd=service.folder, env=service.environment, text=True))
+        for done in (100, 300, 500):
+            worker = service.start_worker()
+            until(lambda done=done: service.metric("jobs_finished_total", outcome="succeeded") >= done, 20)
+            assert worker.stop(within=15) == 0
+        service.start_worker()
+        service.wait_for_workers(1)
+        [slots] = [found["concurrency"] for found in service.health()["workers"]]
+        ended = [service.wait(job) for job in jobs]
+        assert {status["attempts"] for status in ended} == {1}
+        assert service.metric("jobs_finished_total", outcome="lost") == 0
+        assert max(service.result(job) for job in jobs) == slots
 
 
 def test_a_job_that_blocks_its_worker_for_longer_than_the_lease_is_not_run_twice(installed: Installed) -> None:

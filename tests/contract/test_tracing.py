@@ -181,6 +181,21 @@ def test_what_a_job_sends_belongs_to_its_trace(shared: Traced) -> None:
         assert service.status(child)["trace_id"] == trace, about
 
 
+def test_a_trace_that_its_caller_drops_is_dropped_whole_and_takes_nothing_else_along(shared: Traced) -> None:
+    service, label, trace = shared.service, uuid.uuid4().hex, uuid.uuid4().hex
+    answer = service.http.post(
+        "/api/v1/jobs/family",
+        json={"label": label},
+        headers={"traceparent": f"00-{trace}-{uuid.uuid4().hex[:16]}-00", "Idempotency-Key": label},
+    )
+    assert service.wait(answer.json()["id"])["trace_id"] == trace
+    for step, count in (("one", 1), ("second", 1), ("part", 2), ("then", 1)):
+        for told in service.told(f"{label} {step}", count):
+            child = service.wait(told["id"])
+            assert (child["trace_id"], child["idempotency_key"]) == (trace, None)
+    assert not shared.spans(trace=trace)
+
+
 def test_a_delayed_job_has_a_trace_of_its_own_linked_to_the_one_that_sent_it(shared: Traced) -> None:
     service, label = shared.service, uuid.uuid4().hex
     job = service.submit("flaky", {"label": label, "times": 1}, delay=1)

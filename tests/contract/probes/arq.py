@@ -73,6 +73,22 @@ async def noop(ctx: Context) -> None:
     """Nothing."""
 
 
+beside = 0
+
+
+@job(queue="default", retry=None)
+async def crowd(ctx: Context) -> int:
+    """How many of these run in this process, itself included."""
+    global beside
+    beside += 1
+    try:
+        found = beside
+        await asyncio.sleep(0.02)
+        return found
+    finally:
+        beside -= 1
+
+
 @job(queue="default", retry=None)
 async def mark(ctx: Context, label: str, seconds: float = 0) -> str:
     """Say that it started, then work."""

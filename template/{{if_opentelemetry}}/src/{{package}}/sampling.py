@@ -24,6 +24,7 @@ from opentelemetry.util.types import Attributes
 
 NEW_TRACES = 50.0  # a second and process, with about three spans of 0.15 ms each: 2 % of a core
 OURS = not os.environ.get("OTEL_TRACES_SAMPLER", "").strip()
+CARRIED = ("trace_id", "traceparent", "tracestate")
 DROPPED = SamplingResult(Decision.DROP)
 propagator = TraceContextTextMapPropagator()
 
@@ -38,7 +39,7 @@ class Dropped(NonRecordingSpan):
 
     def __init__(self, carried: Mapping[str, Any]) -> None:
         super().__init__(INVALID_SPAN_CONTEXT)
-        self.carried = carried
+        self.carried = {name: carried[name] for name in CARRIED if carried.get(name)}
 
     def get_span_context(self) -> SpanContext:
         return get_current_span(propagator.extract(self.carried, Context())).get_span_context()

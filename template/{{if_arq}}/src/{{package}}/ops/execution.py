@@ -8,7 +8,7 @@ import asyncio
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,12 +71,17 @@ class Taken:
 
 
 class Execution:
-    """The runs of one worker process: `jobs` by name, arq's `ctx`, and the owner of what it holds."""
+    """The runs of one worker process: `jobs` by name, arq's `ctx`, the owner of what it holds, and whom to tell when a
+    run has ended and only its end is still to be written down.
+    """
 
-    def __init__(self, jobs: Mapping[str, Job[Any, Any]], ctx: Mapping[Any, Any], owner: str) -> None:
+    def __init__(
+        self, jobs: Mapping[str, Job[Any, Any]], ctx: Mapping[Any, Any], owner: str, freed: Callable[[], None]
+    ) -> None:
         self.jobs = jobs
         self.ctx = ctx
         self.owner = owner
+        self.freed = freed
         self.ended: Counter[str] = Counter()  # runs by the state that they led to
 
     async def run(self, taken: Taken) -> None:
@@ -179,6 +184,7 @@ class Execution:
 
     async def _finish(self, taken: Taken, state: State, outcome: str, **fields: Any) -> None:
         taken.ending = True
+        self.freed()
         self.ended[state] += 1
         await patiently(lambda: records().step("finish", *ending(taken, self.owner, state, outcome, **fields)))
         if taken.watched:

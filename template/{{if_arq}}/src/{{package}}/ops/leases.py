@@ -22,6 +22,7 @@ from ..runtime.record import job_key, script
 from ..settings import settings
 from . import dead_letters
 from .execution import Taken, ending
+from .limits import over_hard_limit
 from .supervisor import connect_blocking
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class LeaseKeeper(threading.Thread):
     def renew(self) -> None:
         """One round."""
         running = list(self.worker.running.values())
-        entry = {"queues": self.worker.queues, "concurrency": self.worker.max_jobs, "running": len(running)}
+        entry = {"queues": self.worker.queues, "concurrency": self.worker.max_jobs, "running": self.worker.occupied()}
         self.client.hset("workers", self.worker.name, json.dumps({**entry, "seen_at": time.time()}))
         held = [part for taken in running for part in (taken.id, taken.name, taken.queue)]
         for job_id in self._do("renew", self.worker.execution.owner, *held):
@@ -75,7 +76,7 @@ class LeaseKeeper(threading.Thread):
         if time.monotonic() - self.worker.ticked_at < BLOCKED:
             return
         task = asyncio.current_task(self.worker.loop)
-        over = [taken for taken in self.worker.over_hard_limit(BLOCKED) if self.worker.tasks.get(taken.id) is task]
+        over = [taken for taken in over_hard_limit(self.worker, BLOCKED) if self.worker.tasks.get(taken.id) is task]
         for blocking in over:
             stack = "".join(traceback.format_stack(sys._current_frames()[self.loop_thread]))
             self._give_up(blocking, stack)

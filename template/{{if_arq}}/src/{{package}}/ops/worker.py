@@ -2,11 +2,10 @@
 
 arq's own loop looks twice a second, claims each job with four round trips, never sees what stands behind a hundred
 running jobs, leaves a killed worker's jobs for as long as the longest may run, and ends when Redis restarts. This one
-takes a batch in one step, keeps leases of seconds, and waits for Redis.
+takes a batch in one step, the next one while this one runs, keeps leases of seconds, and waits for Redis.
 """
 
 import asyncio
-import io
 import json
 import math
 import os
@@ -22,14 +21,16 @@ from arq.worker import Function, Worker
 
 from .. import health, logs
 from ..queues import QUEUES, Queue
-from ..runtime.connection import UNAVAILABLE, adopt, connect, patiently, text
+from ..runtime.connection import UNAVAILABLE, adopt, connect, patiently
 from ..runtime.job import jobs
 from ..runtime.record import queue_key, records
 from ..runtime.routing import known_queue
 from ..settings import settings
 from .execution import Execution, Taken
 from .leases import LeaseKeeper
+from .limits import keep_limits
 from .supervisor import supervise
+from .wakeups import listen
 
 log = structlog.get_logger(__name__)
 IDLE = 1.0  # seconds after which an idle worker looks by itself, should a wake-up have been lost
@@ -103,18 +104,20 @@ class QueueWorker(Worker):
         )
         adopt(self.loop, self.pool)
         self.jobs = jobs()
-        self.execution = Execution(self.jobs, self.ctx, owner or self.name)
+        self.execution = Execution(self.jobs, self.ctx, owner or self.name, self.wake)
         self.known = json.dumps({job.name: job.singleton or "" for job in self.jobs.values()})
         self.running: dict[str, Taken] = {}
         self.alone: Taken | None = None
-        self.woken = asyncio.Event()
+        self.asked = 0  # jobs that are being taken now
+        self.more = False  # whether there were as many as asked for
+        self.look, self.ahead = asyncio.Event(), asyncio.Event()
         self.ticked_at = math.inf  # when the event loop was last seen to turn
 
     async def main(self) -> None:
         """Work until `main_task` is cancelled; wait for Redis first, as long as it takes."""
         await patiently(self.pool.ping)
         LeaseKeeper(self).start()
-        beside = [self.loop.create_task(task) for task in (self._listen(), self._tick())]
+        beside = [self.loop.create_task(task) for task in (listen(self), keep_limits(self), self._take_ahead())]
         try:
             await super().main()
         finally:
@@ -123,8 +126,16 @@ class QueueWorker(Worker):
 
     async def _poll_iteration(self) -> None:
         """Called by arq again and again: start what is due, then wait for more, or for a free slot."""
+        await self._take_when(self.look)
+
+    async def _take_ahead(self) -> None:
+        """The same once more while there is a backlog, so that Redis hands out jobs while others run, not in turn."""
+        while not self.burst:
+            await self._take_when(self.ahead)
+
+    async def _take_when(self, woken: asyncio.Event) -> None:
         try:
-            pause = await self._take()
+            pause = IDLE if woken is self.ahead and not self.more else await self._take()
             self.jobs_complete, self.jobs_failed = self.execution.ended["succeeded"], self.execution.ended["failed"]
             await self.record_health()
         except Exception as error:  # whatever it is, running jobs go on, and the next look comes
@@ -136,18 +147,35 @@ class QueueWorker(Worker):
         elif pause:
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause):
-                    await self.woken.wait()
-        self.woken.clear()
+                    await woken.wait()
+        woken.clear()
+
+    def wake(self) -> None:
+        """Look for jobs: there are new ones, or a free slot."""
+        self.look.set()
+        self.ahead.set()
+
+    def occupied(self) -> int:
+        """Slots that jobs run in. One whose end is being written down needs none."""
+        return sum(not taken.ending for taken in list(self.running.values()))
 
     async def _take(self) -> float:
-        """Start what may start; answers in how many seconds to look again."""
-        free = self.max_jobs - len(self.tasks)
+        """Start what may start, half of all slots at most; answers in how many seconds to look again."""
+        free = min(self.max_jobs - self.asked - self.occupied(), (self.max_jobs + 1) // 2)
         if not self.allow_pick_jobs or free < 1 or self.alone:
             return IDLE
-        taken, due = await records().step("take", self.execution.owner, free, self.known, *self.queues)
-        for reply in taken:
-            self._start(Taken.of(reply))
-        return 0.0 if taken else IDLE if due < 0 else min(IDLE, due / 1000)
+        self.asked += free
+        try:
+            replies, due = await records().step("take", self.execution.owner, free, self.known, *self.queues)
+            self.more = len(replies) == free
+            for taken in map(Taken.of, replies):
+                if self.alone:  # it came meanwhile
+                    await self.execution.hand_back(taken)
+                else:
+                    self._start(taken)
+        finally:
+            self.asked -= free
+        return 0.0 if replies else IDLE if due < 0 else min(IDLE, due / 1000)
 
     def _start(self, taken: Taken) -> None:
         if taken.detail == "alone":
@@ -165,15 +193,18 @@ class QueueWorker(Worker):
         taken.began = time.monotonic()
         return await self.execution.run(taken)
 
-    def _forget(self, taken: Taken) -> None:
+    def forget(self, taken: Taken) -> None:
+        """It runs no more, or nobody waits for it: its slot is free."""
         if self.running.get(taken.id) is taken:
             del self.running[taken.id], self.tasks[taken.id]
         if self.alone is taken:
             self.alone = None
-        self.woken.set()
+            self.wake()
+        elif not taken.ending:  # otherwise its slot has been free since then
+            self.wake()
 
     def _done(self, taken: Taken, task: "asyncio.Task[Any]") -> None:
-        self._forget(taken)
+        self.forget(taken)
         if not task.cancelled() and (error := task.exception()):
             log.error("the end of a job was not written down: it runs again", job_id=taken.id, exc_info=error)
 
@@ -184,49 +215,10 @@ class QueueWorker(Worker):
             taken.stopped = why
             self.tasks[job_id].cancel()
 
-    async def _listen(self) -> None:
-        """Hear of new jobs and of cancelled ones; should a word be lost, the loop looks by itself."""
-        interrupt = "arq:interrupt"
-        while True:
-            try:
-                async with self.pool.pubsub(ignore_subscribe_messages=True) as channel:
-                    await channel.subscribe(interrupt, *(f"arq:wake:{queue}" for queue in self.queues))
-                    self.woken.set()
-                    while True:
-                        word = await channel.get_message(timeout=30)
-                        if word and text(word["channel"]) == interrupt:
-                            self.interrupt(text(word["data"]), "cancelled")
-                        elif word:
-                            self.woken.set()
-            except UNAVAILABLE:
-                await asyncio.sleep(0.5)
-
-    async def _tick(self) -> None:
-        """Show that the loop turns, and give up jobs over their hard limits."""
-        ends: set[asyncio.Task[None]] = set()
-        while True:
-            self.ticked_at = time.monotonic()
-            for taken in self.over_hard_limit():
-                task, stack = self.tasks[taken.id], io.StringIO()
-                task.print_stack(file=stack)
-                taken.ending = True
-                task.cancel()
-                self._forget(taken)
-                ends.add(end := self.loop.create_task(self.execution.give_up(taken, stack.getvalue())))
-                end.add_done_callback(ends.discard)
-            await asyncio.sleep(1)
-
-    def over_hard_limit(self, grace: float = 0) -> list[Taken]:
-        """Jobs that run for longer than their hard limit and `grace` seconds."""
-        now = time.monotonic()
-        return [
-            taken
-            for taken in list(self.running.values())
-            if not taken.ending and (job := self.jobs.get(taken.name)) and now - taken.began > job.hard_limit + grace
-        ]
-
     async def _wait_for_tasks_to_complete(self, signum: Signals) -> None:
         """Called by arq on SIGTERM, when no more jobs are taken: the drain; what runs on after it goes back."""
+        while self.asked:  # at most for as long as Redis may take to answer
+            await asyncio.sleep(0.01)
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=settings().drain)
         for job_id in list(self.running):

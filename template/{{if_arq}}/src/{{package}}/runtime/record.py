@@ -7,12 +7,14 @@ state, its place in the queue, its lease, key, result, dead letter and counters.
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from redis.exceptions import NoScriptError
+from hiredis import pack_command
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError
 
 from ..contract import DURATION_BUCKETS, WAIT_BUCKETS
 from ..settings import settings
@@ -20,6 +22,7 @@ from .connection import JobRedis, dumps, redis, text
 
 METRICS = "metrics"
 BATCH = 100  # steps that share a round trip at most
+pack: Any = pack_command  # which is typed as if a command had one part
 Fields = Mapping[str, Any]
 
 
@@ -70,63 +73,71 @@ def script() -> str:
     return values + (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
 
 
+@dataclass(eq=False, slots=True)
+class _Step:
+    arguments: tuple[Any, ...]
+    answer: asyncio.Future[Any]
+    repeated: bool = False
+
+
 class Records:
     """The steps of record.lua, bound to the client of one event loop."""
 
     def __init__(self, client: JobRedis) -> None:
         self.client = client
         self._sha = ""
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
+        self._link: Any = None  # a connection of its own, so that nothing comes between a batch and the next
+        self._waiting: list[_Step] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def step(self, *arguments: Any) -> Any:
         """One step; those asked for while others are on their way go together."""
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._waiting.append((arguments, future))
+        step = _Step(arguments, asyncio.get_running_loop().create_future())
+        self._waiting.append(step)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
-        return await future
+        return await step.answer
 
     async def _send(self) -> None:
-        while self._waiting:
+        """Each batch goes before the answers to the last are handed out: Redis works on it while those go on."""
+        answered: list[tuple[_Step, Any]] = []
+        while self._waiting or answered:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             try:
-                replies = await self._evaluate([arguments for arguments, _ in batch])
+                if batch:
+                    self._sha = self._sha or await self.client.script_load(script())
+                    self._link = self._link or await self.client.connection_pool.get_connection("EVALSHA")
+                    packed = [pack(("EVALSHA", self._sha, 0, *step.arguments)) for step in batch]
+                    await self._link.send_packed_command(b"".join(packed))
+                self._hand_out(answered)
+                answered = []
+                answered = [(step, await self._reply()) for step in batch]
             except Exception as error:
-                replies = [error] * len(batch)
-            for (_, future), reply in zip(batch, replies, strict=True):
-                if future.done():
-                    continue
-                if isinstance(reply, Exception):
-                    future.set_exception(reply)
-                else:
-                    future.set_result(reply)
+                self._hand_out(answered)
+                answered = [(step, error) for step in batch]
 
-    async def _evaluate(self, batch: Sequence[tuple[Any, ...]]) -> list[Any]:
-        self._sha = self._sha or await self.client.script_load(script())
-        async with self.client.pipeline(transaction=False) as pipe:
-            for arguments in batch:
-                pipe.evalsha(self._sha, 0, *arguments)
-            replies = await pipe.execute(raise_on_error=False)
-        unknown = [number for number, reply in enumerate(replies) if isinstance(reply, NoScriptError)]
-        if unknown:  # Redis was restarted
-            self._sha = ""
-            for number, reply in zip(unknown, await self._evaluate([batch[number] for number in unknown]), strict=True):
-                replies[number] = reply
-        return replies
+    async def _reply(self) -> Any:
+        try:
+            return await self._link.read_response()
+        except ResponseError as error:  # any other error closes the link; it opens again when something is sent
+            return error
+
+    def _hand_out(self, answered: Sequence[tuple[_Step, Any]]) -> None:
+        for step, reply in answered:
+            if step.answer.done():  # who asked has been cancelled
+                continue
+            if isinstance(reply, NoScriptError | ConnectionError) and not step.repeated:  # Redis was restarted
+                self._sha, step.repeated = "", True
+                self._waiting.append(step)
+            elif isinstance(reply, Exception):
+                step.answer.set_exception(reply)
+            else:
+                step.answer.set_result(reply)
 
     async def submit(
-        self,
-        job_id: str,
-        name: str,
-        key: str,
-        fingerprint: str,
-        message: bytes,
-        fields: Fields,
-        *,
-        delay: float,
-        take_over: bool,
-    ) -> tuple[str, str, bool]:
+        self, job_id: str, name: str, key: str, fingerprint: str, message: bytes, fields: Fields,
+        *, delay: float, take_over: bool,
+    ) -> tuple[str, str, bool]:  # fmt: skip
         """Queue a job, unless its key is held; answers who holds it, the fingerprint, and whether the job is new."""
         holder, held, new = await self.step(
             "submit", job_id, name, key, fingerprint, int(take_over), int(delay * 1000), message, *flat(fields)
@@ -150,9 +161,7 @@ class Records:
 
     async def field(self, job_id: str, name: str) -> str | None:
         """One field of the record."""
-        async with self.client.pipeline(transaction=False) as pipe:
-            pipe.hget(job_key(job_id), name)
-            [value] = await pipe.execute()
+        value = await self.client.execute_command("HGET", job_key(job_id), name)
         return None if value is None else text(value)
 
 

@@ -31,7 +31,7 @@ from ..runtime.submission import JobId
 from .registration import register
 from .status import describe, status_of
 
-ALIVE = 10.0  # seconds since a worker's last sign of life; it gives one every 2 s
+ALIVE = 10.0  # seconds since a worker's last sign of life; it gives one each second
 ACTIVITIES, WORKFLOWS = TaskQueueType.TASK_QUEUE_TYPE_ACTIVITY, TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW
 NOT_ASKED = {RPCStatusCode.UNIMPLEMENTED, RPCStatusCode.PERMISSION_DENIED}  # by older or restricted servers
 LOOKED_AT = 1_000  # open workflows at most that are described to find those that run

@@ -45,7 +45,7 @@ from .registration import connect_patiently
 from .supervisor import supervise
 
 log = structlog.get_logger(__name__)
-SIGN_OF_LIFE = 2.0  # seconds between two that the server hears
+SIGN_OF_LIFE = 1.0  # seconds between two that the server hears
 FRESH = timedelta(milliseconds=200)  # how old a job's progress may be
 FIRM = 5.0  # seconds after which a worker that fails had begun well
 LAST_STEPS = 0.5  # seconds for the workflows of jobs that have just ended
