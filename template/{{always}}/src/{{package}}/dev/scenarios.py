@@ -129,7 +129,7 @@ async def dead_letter(stage: Stage) -> Row:
     replayed = await stage.follow(replay.id)
     told(replayed.status.state == "succeeded", f"the replay {replayed.status.state}: {replayed.status.error}")
     told(replayed.status.replay_of == letter.id, f"the replay names {replayed.status.replay_of} as its original")
-    why = f"402 is permanent, no retry; replayed once as {replay.id[:8]}, which names {letter.id[:8]}"
+    why = f"402 is permanent, no retry; replayed once as …{replay.id[-8:]}, which names …{letter.id[-8:]}"
     return Row("process_order", "dead letter, replay", 1, seen.states, "failed; replay succeeded", why)
 
 
