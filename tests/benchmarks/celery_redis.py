@@ -139,13 +139,13 @@ def main() -> None:
     package = package_of(project)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        embedded = import_module(f"{package}.dev.embedded")
+        embedded, broker = import_module(f"{package}.dev.embedded"), import_module(f"{package}.dev.broker")
         port = embedded.free_port()
-        server = subprocess.Popen(embedded.valkey_command(folder / "valkey", port), start_new_session=True)
+        server = subprocess.Popen(broker.broker_command(folder / "valkey", port), start_new_session=True)
         url = os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         probes = project / "src" / package / "jobs" / "benchmark_probes.py"
         try:
-            while not embedded.is_answering(port):
+            while not broker.is_answering(port):
                 time.sleep(0.05)
             (folder / "bare.py").write_text(BARE)
             probes.write_text(PROBES)

@@ -110,10 +110,10 @@ def main() -> None:
     project = Path(sys.prefix).parent
     package = next(path.parent.name for path in (project / "src").glob("*/tracing.py"))
     probes = project / "src" / package / "jobs" / "benchmark_probes.py"
-    embedded = import_module(f"{package}.dev.embedded")
+    embedded, broker = import_module(f"{package}.dev.embedded"), import_module(f"{package}.dev.broker")
     with tempfile.TemporaryDirectory() as scratch:
         folder, port, sink = Path(scratch), embedded.free_port(), embedded.free_port()
-        server = subprocess.Popen(embedded.valkey_command(folder / "valkey", port), start_new_session=True)
+        server = subprocess.Popen(broker.broker_command(folder / "valkey", port), start_new_session=True)
         collector = subprocess.Popen([sys.executable, __file__, "--collect", str(sink)], start_new_session=True)
         os.environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
         off = {**os.environ, "LOG_LEVEL": "WARNING", "LOG_FORMAT": "json"}
@@ -126,7 +126,7 @@ def main() -> None:
             celery = (project / "src" / package / "celery.py").exists()
             signature = "def busy() -> None" if celery else "async def busy(ctx: object) -> None"
             probes.write_text(PROBES.format(signature=signature, work=options.work))
-            while not embedded.is_answering(port):
+            while not broker.is_answering(port):
                 time.sleep(0.05)
             client = import_module("redis").Redis.from_url(os.environ["REDIS_URL"])
             print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")

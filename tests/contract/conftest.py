@@ -1,6 +1,7 @@
 """One installed service per session; a test starts as many running ones from it as it needs, or shares its module's."""
 
 import os
+import re
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -15,9 +16,39 @@ from .stacks import STACKS
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`test_<stack>.py` holds what only that stack promises; the other files are for every stack."""
-    others = {f"test_{name}.py" for name in STACKS if name != config.getoption("stack", "celery")}
-    return True if collection_path.name in others else None
+    """`test_<stack>*.py` holds what only that stack promises; the other files are for every stack."""
+    others = {f"test_{name}" for name in STACKS if name != config.getoption("stack", "celery")}
+    of_another = any(re.fullmatch(rf"{name}(_\w+)?\.py", collection_path.name) for name in others)
+    return True if of_another else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take out what has no meaning on this stack (`Stack.meaningless`), and say so at the end."""
+    stack = STACKS[config.getoption("stack", "celery")]
+    out = {item: why for item in items if ours(item) and (why := stack.why_meaningless(identity(item)))}
+    if out:
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=[*out])
+        config.stash[OUT] = [f"{identity(item)}: {why}" for item, why in out.items()]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if taken_out := config.stash.get(OUT, None):
+        terminalreporter.section(f"without meaning on stack {config.getoption('stack', 'celery')}")
+        for line in taken_out:
+            terminalreporter.write_line(line)
+
+
+OUT = pytest.StashKey[list[str]]()
+
+
+def ours(item: pytest.Item) -> bool:
+    return item.path.parent == Path(__file__).parent
+
+
+def identity(item: pytest.Item) -> str:
+    """The id without the folder."""
+    return f"{item.path.name}::{item.nodeid.partition('::')[2]}"
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ from .processes import Process, free_ports, listening, until
 START_BROKER = """
 import os, sys
 from pathlib import Path
-from {package}.dev.embedded import valkey_command
-command = valkey_command(Path(sys.argv[1]), int(sys.argv[2]))
+from {package}.dev.broker import broker_command
+command = broker_command(Path(sys.argv[1]), int(sys.argv[2]))
 os.execv(command[0], command)
 """
 QUIET = {
@@ -74,7 +74,7 @@ class Parts:
         return process
 
     def start_broker(self) -> Process:
-        """The embedded broker on its append-only file: started again, it knows what it knew."""
+        """The embedded broker on its file: started again, it knows what it knew."""
         code, data = START_BROKER.format(package=self.installed.package), self.folder / "broker"
         self.broker = self.start("broker", self.installed.python, "-c", code, data, str(self.broker_port))
         self._until_listening(self.broker, self.broker_port)

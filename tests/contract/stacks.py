@@ -4,9 +4,13 @@ Everything else in this folder, but for the probe jobs, is the same for every st
 """
 
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 PROBES = Path(__file__).parent / "probes"
 
 # `kind` and `job` by argument; prints the id under which the dead letter is expected, if the message has one.
@@ -57,6 +61,33 @@ print(tag)
 """
 
 
+INJECT_INTO_TEMPORAL = """
+import asyncio, pathlib, pickle, sys, uuid
+from temporalio.api.common.v1 import Payload
+from temporalio.client import Client
+from temporalio.common import RawValue
+
+class Bomb:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("unpickled").resolve(),)
+
+async def main():
+    url, queue, kind, job = sys.argv[1:]
+    client = await Client.connect(url)
+    encoding, data = b"json/plain", b"{}"
+    if kind == "pickled":
+        encoding, data = b"binary/pickle", pickle.dumps(Bomb())
+    elif kind == "truncated":
+        data = b'{"label": "trunc'
+    raw = RawValue(Payload(metadata={"encoding": encoding}, data=data))
+    started = await client.start_workflow(job, raw, id=f"{job}:{uuid.uuid4().hex}", task_queue=queue)
+    print(started.id, flush=True)
+    await asyncio.sleep(0.05)  # temporalio/sdk-python#300: a client that ends at once crashes
+
+asyncio.run(main())
+"""
+
+
 @dataclass(frozen=True)
 class Stack:
     """What the tests must know of one engine."""
@@ -67,6 +98,12 @@ class Stack:
     broker_variable: str
     injector: str
     """Runs in the service's own environment."""
+    bad_setting: tuple[str, str] = ("redis_url", "amqp://host")
+    """An address of a broker that cannot be one."""
+    programs: Mapping[str, str] = field(default_factory=dict)
+    """What the service finds by a variable, and the script that prints where it is."""
+    meaningless: Mapping[str, str] = field(default_factory=dict)
+    """Cases of this suite that the stack cannot have: a pattern of their ids (`*` allowed, `[` as it is) → why."""
 
     @property
     def probes(self) -> Path:
@@ -74,7 +111,15 @@ class Stack:
         return PROBES / f"{self.name}.py"
 
     def environment(self, port: int) -> dict[str, str]:
-        return {self.broker_variable: self.broker_url.format(port=port)}
+        programs = {variable: program(script) for variable, script in self.programs.items()}
+        return {**programs, self.broker_variable: self.broker_url.format(port=port)}
+
+    def why_meaningless(self, test: str) -> str | None:
+        """The reason, by the id of a test (`test_file.py::test_name[case]`)."""
+        for pattern, reason in self.meaningless.items():
+            if matches(test, pattern):
+                return reason
+        return None
 
     def inject(self, python: Path, folder: Path, port: int, *, kind: str, queue: str, job: str) -> str:
         """Put a "pickled" or "truncated" message, or one for an "unknown" job, into a queue; returns its id.
@@ -84,6 +129,17 @@ class Stack:
         address = self.broker_url.format(port=port)
         command = [str(python), "-c", self.injector, address, queue, kind, job]
         return subprocess.check_output(command, cwd=folder, text=True).strip()
+
+
+@cache
+def program(script: str) -> str:
+    done = subprocess.run(["sh", str(ROOT / script)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def matches(test: str, pattern: str) -> bool:
+    return fnmatchcase(test, pattern.replace("[", "[[]"))
 
 
 STACKS = {
@@ -100,6 +156,19 @@ STACKS = {
             broker_url="redis://127.0.0.1:{port}/0",
             broker_variable="REDIS_URL",
             injector=INJECT_INTO_ARQ,
+        ),
+        Stack(
+            name="temporal",
+            broker_url="127.0.0.1:{port}",
+            broker_variable="TEMPORAL_ADDRESS",
+            injector=INJECT_INTO_TEMPORAL,
+            bad_setting=("temporal_address", "http://host"),
+            programs={"TEMPORAL_CLI": "scripts/temporal.sh"},
+            meaningless={
+                "test_settings.py::test_times_*[hard_limit-]": "no lock has a time to live: its holder lives or not",
+                "test_alerts.py::test_a_fault_*[killed scheduler]": "the server fires schedules, whoever declared them",
+                "test_tracing.py::test_of_a_flood_*": "its dev server starts fewer jobs a second than traces are kept",
+            },
         ),
     )
 }

@@ -189,7 +189,7 @@ def test_whatever_a_job_says_is_shown_as_text(service: Service, browser: Browser
     job = service.submit("permanent", {"label": HOSTILE}, key=HOSTILE[:200])
     service.wait(job, "failed")
     service.inject("unknown", queue="default", job="<b>evil</b>")
-    until(lambda: service.dead_letters(job="<b>evil</b>"), 20)
+    until(lambda: "evil" in browser.text(""), 20)
     shown = {path: browser.text(path) for path in ("", "/dead-letters", f"/dead-letters/{job}", f"/jobs/{job}")}
     shown["events"] = first_events(service, 7)
     wrong = browser.send_form("/submit", {"job": "permanent", "payload": f'{{"x": {HOSTILE}', "key": HOSTILE})
@@ -331,7 +331,7 @@ def first_events(service: Service, count: int) -> str:
 
 def test_a_running_job_appears_with_its_progress_by_itself(service: Service) -> None:
     stream = events(service)
-    job = service.submit("steps", {"seconds": 1})
+    job = service.submit("steps", {"seconds": 2})
     deadline = time.monotonic() + 20
     for text in stream:
         assert time.monotonic() < deadline

@@ -45,12 +45,16 @@ def test_every_process_refuses_them(service: Service, command: str) -> None:
         ("result_ttl", "a day"),
         ("lease", "-1"),
         ("max_deliveries", "0"),
-        ("redis_url", "amqp://host"),
         ("log_level", "LOUD"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(service: Service, setting: str, value: str) -> None:
     assert setting.upper() in refused(service, "worker", **{setting: value}).upper()
+
+
+def test_an_address_that_can_be_no_brokers_is_refused_by_name(service: Service) -> None:
+    setting, value = service.installed.stack.bad_setting
+    assert setting.upper() in refused(service, "worker", **{setting: value})
 
 
 @pytest.mark.parametrize("command", LONG_RUNNING)

@@ -47,7 +47,9 @@ def repository(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.mark.parametrize(
-    "answers", [{}, {"stack": "arq", "api": False, "large_results": "database", "queues": ["default"]}], ids=str
+    "answers",
+    [{}, {"stack": "temporal"}, {"stack": "arq", "api": False, "large_results": "database", "queues": ["default"]}],
+    ids=str,
 )
 def test_stock_copier_renders_the_same(repository: Path, renderer: Renderer, tmp_path: Path, answers: Answers) -> None:
     data = [argument for name, value in answers.items() for argument in ("--data", f"{name}={value}")]

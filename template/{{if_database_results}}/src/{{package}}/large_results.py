@@ -1,4 +1,4 @@
-"""Large results live in a database and only a reference travels; megabytes in Redis would crowd out the queues.
+"""Large results live in a database and only a reference travels; megabytes in the broker would crowd the queues.
 
 `RESULTS_URL` says where: `sqlite:///var/results.db` (one machine) or `postgresql://user@host/name`; the two tables are
 created if missing. Rows of 1 MiB let a result stream without ever being whole in memory.

@@ -1,4 +1,4 @@
-"""Large results live in an object store and only a reference travels; megabytes in Redis would crowd out the queues.
+"""Large results live in an object store and only a reference travels; megabytes in the broker would crowd the queues.
 
 `RESULTS_URL` says where: `file://var/results` (relative) or `file:///srv/results`, `s3://bucket/prefix`,
 `gs://bucket/prefix`, `az://container/prefix`. Credentials come from the standard environment (`AWS_*`, `GOOGLE_*`,

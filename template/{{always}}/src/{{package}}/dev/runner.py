@@ -1,6 +1,6 @@
 """`dev`: the whole service from one command, restarted when its code changes, stopped without losing a job.
 
-A REDIS_URL or PAYMENT_GATEWAY_URL of your own wins over the embedded server and the fake gateway.
+A broker or a PAYMENT_GATEWAY_URL of your own wins over the embedded server and the fake gateway.
 """
 
 import asyncio
@@ -17,13 +17,15 @@ from pathlib import Path
 
 from ..queues import QUEUES
 from ..settings import Settings, settings
-from .embedded import EmbeddedUnavailable, free_port, is_answering, valkey_command
+from . import EmbeddedUnavailable
+from .broker import NAME, PORT, UI_PORT, broker_command, environment, is_answering
+from .embedded import free_port
 from .processes import Child, Processes
 
 PACKAGE = __name__.partition(".")[0]
 SOURCE = Path(__file__).parents[1]
 VAR = Path("var")
-VALKEY_PORT, GATEWAY_PORT = 16379, 8900  # if free
+GATEWAY_PORT = 8900  # if free
 READY_WITHIN = 20.0  # seconds; then the overview comes anyway
 FAILURE = '{"fail": [{"status": 503, "times": 2}]}'
 ORDER = '{"order_id": "42", "amount_cents": 1999}'
@@ -48,24 +50,27 @@ async def _dev(config: Settings) -> int:
     stop = asyncio.Event()
     env = {"LOG_FORMAT": "console"} if config.log_format == "auto" else {}
     own_gateway = "payment_gateway_url" not in config.model_fields_set
-    valkey_port, gateway_port = _preferred(VALKEY_PORT), _preferred(GATEWAY_PORT)
+    port, gateway_port = _preferred(PORT), _preferred(GATEWAY_PORT)
+    ui_port = UI_PORT and _preferred(UI_PORT)
+    pages = {f"{NAME.title()} UI": f"http://127.0.0.1:{ui_port}"} if ui_port and not config.has_broker else {}
     wanted: int | None = getattr(config, "api_port", None)  # not there without an API
     api_port = None if wanted is None else _preferred(wanted)
-    if config.redis_url is None:
-        env["REDIS_URL"] = f"redis://127.0.0.1:{valkey_port}/0"
+    if not config.has_broker:
+        env |= environment(port)
     if own_gateway:
         env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{gateway_port}"
     async with Processes(env, _printer()) as processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)
-        if config.redis_url is None:
-            await start_valkey(processes, VAR / "valkey", valkey_port)
+        if not config.has_broker:
+            command = await asyncio.to_thread(broker_command, VAR / NAME, port, ui_port)
+            await start_broker(processes, command, port)
         if own_gateway:
             gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(gateway_port)]
             await processes.start("gateway", gateway)
         service = service_commands(api_port)
         await start_service(processes, service)
-        printing = asyncio.create_task(_print_overview_when_ready(processes, env, api_port))
+        printing = asyncio.create_task(_print_overview_when_ready(processes, env, pages, api_port))
         crash = await _until_stopped(stop, processes, service)
         printing.cancel()
         await processes.stop(*service)  # the broker and the gateway stay until the workers have drained
@@ -76,13 +81,13 @@ async def _dev(config: Settings) -> int:
     return 1
 
 
-async def start_valkey(processes: Processes, data_dir: Path, port: int) -> None:
+async def start_broker(processes: Processes, command: Sequence[str], port: int) -> None:
     """Start the embedded server and wait until it answers. Raises EmbeddedUnavailable if it ends instead."""
-    await processes.start("valkey", valkey_command(data_dir, port))
+    await processes.start(NAME, command)
     crash = asyncio.create_task(processes.crash())
-    while not is_answering(port):  # reading a long append-only file takes a while
+    while not is_answering(port):  # reading much data takes a while
         if crash.done():
-            raise EmbeddedUnavailable("the embedded Valkey did not start:\n" + "\n".join(crash.result().tail))
+            raise EmbeddedUnavailable(f"{NAME} did not start:\n" + "\n".join(crash.result().tail))
         await asyncio.sleep(0.02)
     crash.cancel()
 
@@ -184,22 +189,25 @@ def _printer() -> Callable[[str, str], None]:
     return show
 
 
-async def _print_overview_when_ready(processes: Processes, env: Mapping[str, str], api_port: int | None) -> None:
+async def _print_overview_when_ready(
+    processes: Processes, env: Mapping[str, str], pages: Mapping[str, str], api_port: int | None
+) -> None:
     """Below the banners of all processes, where it is seen."""
     deadline = time.monotonic() + READY_WITHIN
     while await processes.run([sys.executable, "-m", PACKAGE, "health"]) and time.monotonic() < deadline:
         await asyncio.sleep(0.5)
     script = Path(sys.argv[0]).name
     command = f"python -m {PACKAGE}" if script == "__main__.py" else script
-    rows = {}
+    rows = {**pages}
     if api_port:
         served = f"http://127.0.0.1:{api_port}"
         rows |= {"console": f"{served}/console", "HTTP API": f"{served}/docs", "metrics": f"{served}/metrics"}
     if url := env.get("PAYMENT_GATEWAY_URL"):
         rows["payment gateway"] = url
         rows["make it fail"] = f"curl {url}/control -d '{FAILURE}'"
-    if url := env.get("REDIS_URL"):
-        rows["other terminals"] = f"export REDIS_URL={url}"
+    variable, *_ = environment(0)
+    if address := env.get(variable):
+        rows["other terminals"] = f"export {variable}={address}"
     rows["submit a job"] = f"{command} run process_order --data '{ORDER}' --wait"
     print(*("", *(f"  {name:<17}{value}" for name, value in rows.items()), ""), sep="\n", flush=True)
 

@@ -129,7 +129,7 @@ async def dead_letter(stage: Stage) -> Row:
     replayed = await stage.follow(replay.id)
     told(replayed.status.state == "succeeded", f"the replay {replayed.status.state}: {replayed.status.error}")
     told(replayed.status.replay_of == letter.id, f"the replay names {replayed.status.replay_of} as its original")
-    why = f"402 is permanent, no retry; replayed once as {replay.id[:8]}, which names {letter.id[:8]}"
+    why = f"402 is permanent, no retry; replayed once as …{replay.id[-8:]}, which names …{letter.id[-8:]}"
     return Row("process_order", "dead letter, replay", 1, seen.states, "failed; replay succeeded", why)
 
 
@@ -149,9 +149,11 @@ async def fan_in(stage: Stage) -> Row:
     items = [{"sku": f"A{number}", "price_cents": -1 if number == 3 else 100 * number} for number in range(8)]
     seen = await stage.run("import_catalog", {"supplier": "acme", "items": items})
     told(seen.status.state == "succeeded", f"it {seen.status.state}: {seen.status.error}")
-    publish = await stage.follow(json.loads(await stage.result(seen.status.id)))
-    told(publish.status.state == "succeeded", f"the fan-in {publish.status.state}: {publish.status.error}")
-    summary = json.loads(await stage.result(publish.status.id))
+    summary = json.loads(await stage.result(seen.status.id))
+    if isinstance(summary, str):  # where each step is a job of its own: the id of the last one
+        publish = await stage.follow(summary)
+        told(publish.status.state == "succeeded", f"the fan-in {publish.status.state}: {publish.status.error}")
+        summary = json.loads(await stage.result(publish.status.id))
     told(summary["imported"] == 7 and len(summary["failed"]) == 1, f"the fan-in reports {summary}")
     why = "the bad part is a dead letter, and the fan-in hears of it instead of never running"
     return Row("import_catalog", "fan-out, fan-in", seen.status.attempts, seen.states, "7 imported, 1 failed", why)
@@ -182,9 +184,12 @@ async def routing(stage: Stage) -> Row:
 async def compensation(stage: Stage) -> Row:
     stage.gateway.fail(Failure(status=422, times=None, path="/shipments", order_id="unshippable"))
     seen = await stage.run("fulfil_order", order("unshippable"))
-    told(seen.status.state == "succeeded", f"it {seen.status.state}: {seen.status.error}")
-    shipment = await stage.follow(json.loads(await stage.result(seen.status.id)))
-    told(shipment.status.state == "failed", f"the shipment {shipment.status.state}")
+    if seen.status.dead_letter:  # where one job takes all steps, it keeps what was done and waits for a person
+        await stage.engine.cancel(seen.status.id)
+    else:  # where each step is a job of its own
+        told(seen.status.state == "succeeded", f"it {seen.status.state}: {seen.status.error}")
+        shipment = await stage.follow(json.loads(await stage.result(seen.status.id)))
+        told(shipment.status.state == "failed", f"the shipment {shipment.status.state}")
     while not (refunds := stage.gateway.effects("/refunds", order_id="unshippable")):
         await asyncio.sleep(LOOK_EVERY)
     charges = stage.gateway.effects("/charges", order_id="unshippable")
@@ -200,14 +205,8 @@ async def delayed(stage: Stage) -> Row:
     told(seen.states[0] == "scheduled", f"its states were {seen.states}")
     waited = (seen.status.started_at or 0) - asked
     told(waited >= 2, f"it started after {waited:.1f} s")
-    return Row(
-        "send_digest",
-        "delay of 2 s",
-        seen.status.attempts,
-        seen.states,
-        f"started after {waited:.1f} s",
-        "not before it is due",
-    )
+    outcome = f"started after {waited:.1f} s"
+    return Row("send_digest", "delay of 2 s", seen.status.attempts, seen.states, outcome, "not before it is due")
 
 
 async def schedules(stage: Stage) -> Row:

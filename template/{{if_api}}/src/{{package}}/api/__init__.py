@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from importlib import import_module
+from importlib.util import find_spec
 from socket import socket
 
 import uvicorn
@@ -16,9 +17,9 @@ from uvicorn.config import STARTUP_FAILURE
 
 from .. import logs, telemetry
 from ..ops.engine import engine
-from ..settings import NotConfigured, settings
+from ..settings import NotConfigured, is_loopback, settings
 from . import console, jobs, operations, problems
-from .access import Access, is_loopback
+from .access import Access
 
 
 @asynccontextmanager
@@ -44,6 +45,8 @@ def create_app() -> FastAPI:
     problems.install(app)
     for router in (jobs.router, operations.router, operations.probes, console.router):
         app.include_router(router)
+    if find_spec(".approvals", __package__):  # where jobs can wait for a person
+        app.include_router(import_module(".approvals", __package__).router)
     return app
 
 

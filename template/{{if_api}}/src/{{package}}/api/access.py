@@ -9,7 +9,6 @@ import hmac
 import secrets
 import time
 from collections.abc import Sequence
-from ipaddress import ip_address
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ..engine import Engine
 from ..ops.engine import engine
-from ..settings import settings
+from ..settings import is_loopback, settings
 from .problems import problem
 
 OPEN = frozenset({"/health/live", "/health/ready"})
@@ -34,14 +33,6 @@ SESSION = 12 * 3600
 """Seconds until a browser asks for the token again."""
 AGAIN = HTMLResponse('<!doctype html><html lang="en"><title>Console</title><meta http-equiv="refresh" content="0">')
 """For a link from another site, with which a browser sends no SameSite=Strict cookie: from here it does."""
-
-
-def is_loopback(host: str | None) -> bool:
-    """Whether a host name or address means this machine and no other."""
-    try:
-        return host == "localhost" or ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 class Access:

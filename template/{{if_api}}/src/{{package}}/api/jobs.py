@@ -35,7 +35,7 @@ class Accepted(Submission):
 
 def location(job_id: str) -> str:
     """Where a job's status is found."""
-    return f"{PREFIX}/jobs/{quote(job_id, safe='')}"
+    return f"{PREFIX}/jobs/{quote(job_id, safe=':~')}"
 
 
 async def found_status(job_id: JobId, engine: CurrentEngine) -> JobStatus:

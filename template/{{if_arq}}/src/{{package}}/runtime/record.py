@@ -106,7 +106,7 @@ class Records:
             try:
                 if batch:
                     self._sha = self._sha or await self.client.script_load(script())
-                    self._link = self._link or await self.client.connection_pool.get_connection("EVALSHA")
+                    self._link = self._link or await self.client.connection_pool.get_connection()
                     packed = [pack(("EVALSHA", self._sha, 0, *step.arguments)) for step in batch]
                     await self._link.send_packed_command(b"".join(packed))
                 self._hand_out(answered)

@@ -74,7 +74,7 @@ router = APIRouter(prefix=CONSOLE, route_class=Page, include_in_schema=False)
 
 def go(*path: str, query: str = "") -> RedirectResponse:
     """After a form: on to a page that can be reloaded."""
-    return RedirectResponse("/".join([CONSOLE, *(quote(part, safe="") for part in path)]) + query, 303)
+    return RedirectResponse("/".join([CONSOLE, *(quote(part, safe=":~") for part in path)]) + query, 303)
 
 
 @router.get("")

@@ -204,7 +204,7 @@ PAGES.filters |= {
     "ago": lambda seconds: f"{span(time.time() - seconds)} ago" if seconds else "never",
     "moment": moment,
     "pretty": pretty,
-    "segment": lambda text: quote(text, safe="", errors="replace"),
+    "segment": lambda text: quote(text, safe=":~", errors="replace"),
     "span": span,
     "sparkline": sparkline,
 }

@@ -4,22 +4,17 @@ Each finding says how to mend it. A line of code that is right nevertheless may 
 """
 
 import ast
-import asyncio
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from inspect import isawaitable
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import ValidationError
-from redis.exceptions import RedisError
 
 from ..queues import QUEUES
-from ..settings import NotConfigured, settings
+from ..settings import is_loopback, settings
+from .broker import check as check_broker
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = Iterator[tuple[ast.expr | ast.stmt, str, str]]
@@ -62,7 +57,7 @@ class Finding:
 def diagnose() -> list[Finding]:
     """All findings: settings first, then the broker, the stack's configuration, code, and leftovers of an update."""
     try:
-        found = [*_settings(), *_redis(), *_stack()]
+        found = [*_settings(), *(Finding(*one) for one in check_broker()), *_stack()]
     except ValidationError as error:
         mend = "correct it in the environment or in .env"
         found = [Finding(str(*it["loc"][:1]).upper() or "settings", it["msg"], mend) for it in error.errors()]
@@ -71,32 +66,9 @@ def diagnose() -> list[Finding]:
 
 def _settings() -> Iterator[Finding]:
     config = settings()
-    if config.redis_url is None:
-        yield Finding("REDIS_URL", "is not set: only `dev` and `demo` can start", "set it: redis://host:6379/0")
-    else:
-        url = urlsplit(config.redis_url.get_secret_value())
-        if url.scheme == "redis" and not url.password and not _is_loopback(url.hostname or ""):
-            yield Finding("REDIS_URL", f"{url.hostname} needs no password", "set one, and better use rediss:// too")
     host = getattr(config, "api_host", "127.0.0.1")
-    if not _is_loopback(host) and not getattr(config, "api_tokens", ()):
+    if not is_loopback(host) and not getattr(config, "api_tokens", ()):
         yield Finding("API_HOST", f"{host} would be open to everybody", "set API_TOKENS, or API_HOST=127.0.0.1")
-
-
-def _redis() -> Iterator[Finding]:
-    from ..runtime.connection import connect
-
-    async def ask() -> dict[str, str]:
-        answer: Any = connect().config_get("maxmemory-policy", "appendonly")
-        return await answer if isawaitable(answer) else answer  # the client of an asyncio stack is asynchronous
-
-    try:
-        actual = asyncio.run(ask())
-    except (NotConfigured, RedisError, OSError):  # not reachable from here, or a managed server that does not tell
-        return
-    if (policy := actual.get("maxmemory-policy", "noeviction")) != "noeviction":
-        yield Finding("Redis", f"{policy} drops queued jobs when memory is full", "set maxmemory-policy noeviction")
-    if actual.get("appendonly") == "no":
-        yield Finding("Redis", "appendonly no loses queued jobs with a restart", "set appendonly yes")
 
 
 def _stack() -> Iterator[Finding]:
@@ -108,7 +80,7 @@ def _stack() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this")
         return
-    yield from (Finding(*found) for found in check())
+    yield from (Finding(*one) for one in check())
 
 
 def _code() -> Iterator[Finding]:
@@ -237,13 +209,6 @@ def _leftovers() -> Iterator[Finding]:
             if conflict := CONFLICT.search(text):
                 line = text.count(b"\n", 0, conflict.start()) + 1
                 yield Finding(f"{_name(path)}:{line}", "an update left a conflict", "resolve it and delete the markers")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _name(path: Path) -> str:

@@ -1,0 +1,1 @@
+"""The processes (worker, supervisor, scheduler), and what looks at jobs from outside: API and CLI, backlog, doctor."""

@@ -1,0 +1,250 @@
+"""What a job's workflow, as the server describes it, says in the words that states have on every stack.
+
+For Temporal a job that waits for its next try, one that nobody has taken and one that a person must look at are all
+"Running". What tells them apart is in the pending activity, in the memo, and in the times.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.timestamp_pb2 import Timestamp
+from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionIdentity
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionExtendedInfo
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryReverseRequest
+from temporalio.client import (
+    WorkflowExecution,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowHistoryEventFilterType,
+)
+from temporalio.exceptions import ActivityError
+from temporalio.service import RPCError, RPCStatusCode
+
+from ..contract import JobStatus, State, UnknownJob
+from ..runtime.connection import JOB_STATE, client
+from ..runtime.job import jobs
+from ..runtime.submission import JobId
+from ..settings import settings
+from .execution import HANDED_BACK, SNOOZED
+from .held import LOST
+
+CLOSED: dict[WorkflowExecutionStatus, State] = {
+    WorkflowExecutionStatus.COMPLETED: "succeeded",
+    WorkflowExecutionStatus.CANCELED: "cancelled",
+    WorkflowExecutionStatus.TERMINATED: "cancelled",
+    WorkflowExecutionStatus.FAILED: "failed",
+    WorkflowExecutionStatus.TIMED_OUT: "failed",
+}
+FIRST_TASK = 3  # events in the history of a workflow whose first task has not ended
+SILENT = 2.5  # renewals without a sign of life
+NOT_THERE = {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}
+
+
+@dataclass(frozen=True)
+class Memo:
+    """What a job's workflow says of itself, to the server and to lists."""
+
+    job: Mapping[str, Any]
+    before: list[dict[str, Any]]
+    outcome: Mapping[str, Any]
+    pause: float
+    waiting_for: str | None
+    state: str | None  # parked or discarded
+
+    @property
+    def generation(self) -> int:
+        return len(self.before) + 1
+
+
+async def read(found: WorkflowExecution) -> Memo:
+    """Of a workflow that was described or listed; one that other clients started has none."""
+    memo = await found.memo()
+    state = found.typed_search_attributes.get(JOB_STATE)
+    if state in ("waiting", "paused"):  # which it no longer does if it has timed out meanwhile
+        state = None
+    job, before, outcome = memo.get("job") or {}, memo.get("before") or [], memo.get("outcome") or {}
+    return Memo(job, before, outcome, memo.get("pause") or 0.0, memo.get("waiting_for"), state)
+
+
+def job_id(found: WorkflowExecution, memo: Memo, generation: int | None = None) -> JobId:
+    """Of the current generation, or that one."""
+    first = found.raw_info.first_run_id or memo.outcome.get("first_run_id") or found.run_id  # lists do not tell it
+    return JobId(found.id, first if memo.job.get("key") else None, generation or memo.generation)
+
+
+async def describe(wanted: JobId) -> WorkflowExecutionDescription:
+    """The latest run of the chain that the job is; raises UnknownJob."""
+    server = await client()
+    try:
+        found = await server.get_workflow_handle(wanted.workflow_id).describe()
+        if wanted.run_id and wanted.run_id not in (found.raw_info.first_run_id, found.run_id):
+            found = await server.get_workflow_handle(wanted.workflow_id, run_id=wanted.run_id).describe()
+        while found.status == WorkflowExecutionStatus.CONTINUED_AS_NEW:  # another job has its key now
+            closing = await close_event(found)
+            following = closing.workflow_execution_continued_as_new_event_attributes.new_execution_run_id
+            found = await server.get_workflow_handle(wanted.workflow_id, run_id=following).describe()
+    except RPCError as error:
+        if error.status in NOT_THERE:
+            raise UnknownJob(f"there is no job {wanted} (any more)") from error
+        raise
+    return found
+
+
+async def close_event(found: WorkflowExecution) -> Any:
+    """The last event of a workflow that has ended."""
+    handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
+    events = handle.fetch_history_events(event_filter_type=WorkflowHistoryEventFilterType.CLOSE_EVENT)
+    return [event async for event in events][-1]
+
+
+async def said(failure: Failure) -> str:
+    """What went wrong, in a step's own words, also where it travelled encrypted."""
+    error = await (await client()).data_converter.decode_failure(failure)
+    while isinstance(error, ActivityError) and error.cause:
+        error = error.cause
+    return str(getattr(error, "message", None) or error)
+
+
+async def closing_words(found: WorkflowExecution) -> str | None:
+    """Why a workflow ended that could not say so itself."""
+    event = await close_event(found)
+    if event.HasField("workflow_execution_failed_event_attributes"):
+        return await said(event.workflow_execution_failed_event_attributes.failure)
+    if event.HasField("workflow_execution_terminated_event_attributes"):
+        return event.workflow_execution_terminated_event_attributes.reason or "terminated"
+    return "timed out" if event.HasField("workflow_execution_timed_out_event_attributes") else None
+
+
+async def stuck(found: WorkflowExecutionDescription) -> str | None:
+    """What its own code raised, if that is why it does not go on: the server tries this task again and again."""
+    if found.raw_description.pending_workflow_task.attempt < 2:
+        return None
+    server = await client()
+    request = GetWorkflowExecutionHistoryReverseRequest(
+        namespace=server.namespace,
+        execution=WorkflowExecutionIdentity(workflow_id=found.id, run_id=found.run_id),
+        maximum_page_size=1,
+    )
+    answer = await server.workflow_service.get_workflow_execution_history_reverse(request)
+    for event in answer.history.events:  # later tries leave no event
+        if event.HasField("workflow_task_failed_event_attributes"):
+            return await said(event.workflow_task_failed_event_attributes.failure)
+    return None  # its worker was killed
+
+
+def began(found: WorkflowExecutionDescription) -> bool:
+    """Whether a worker has done anything for it."""
+    tried = found.raw_description.pending_workflow_task.attempt > 1
+    return found.history_length > (FIRST_TASK + 1 if tried else FIRST_TASK)
+
+
+async def status_of(found: WorkflowExecutionDescription, asked: JobId | None = None) -> JobStatus:
+    """Of a described workflow; `asked` may be an earlier generation. Raises UnknownJob for a later one."""
+    memo = await read(found)
+    generation = asked.generation if asked else memo.generation
+    if generation > memo.generation:
+        raise UnknownJob(f"there is no job {asked}")
+    fields: dict[str, Any] = {
+        "id": str(asked or job_id(found, memo)),
+        "name": found.workflow_type,
+        "queue": found.task_queue,
+        "priority": memo.job.get("priority", 5),
+        "submitted_at": _time(extended(found).original_start_time) or found.start_time.timestamp(),
+        "idempotency_key": memo.job.get("key"),
+        "parent": memo.job.get("parent"),
+        "root": memo.job.get("root") or str(job_id(found, memo, 1)),
+        "trace_id": memo.job.get("trace_id") or found.run_id.replace("-", ""),
+        "replay_of": str(job_id(found, memo, generation - 1)) if generation > 1 else None,
+    }
+    if generation < memo.generation:
+        following = str(job_id(found, memo, generation + 1))
+        return _ended(fields, memo.before[generation - 1], state="failed", replayed_as=following)
+    if found.status == WorkflowExecutionStatus.RUNNING:
+        if memo.state == "parked":
+            return _ended(fields, memo.outcome, state="failed", dead_letter=True)
+        return await _open(fields, found, memo)
+    return await _closed(fields, found, memo)
+
+
+async def _closed(fields: dict[str, Any], found: WorkflowExecutionDescription, memo: Memo) -> JobStatus:
+    outcome, again = memo.outcome, extended(found).reset_run_id
+    state = CLOSED[found.status] if found.status else "failed"
+    if state == "succeeded":
+        state = outcome.get("state", state)  # a singleton that was skipped says so
+    return _ended(
+        {**fields, "error": None if outcome else await closing_words(found)},
+        {"finished_at": found.close_time.timestamp() if found.close_time else None, **outcome},
+        state=state,
+        dead_letter=state == "failed" and memo.state is None and not again,
+        replayed_as=str(JobId(found.id, again)) if again else None,
+    )
+
+
+def _ended(fields: dict[str, Any], outcome: Mapping[str, Any], **more: Any) -> JobStatus:
+    told = {name: outcome[name] for name in ("started_at", "finished_at", "error", "progress") if outcome.get(name)}
+    attempts, size = outcome.get("attempts", 0), outcome.get("size")
+    return JobStatus.model_validate({**fields, **told, "attempts": attempts, "result_size": size, **more})
+
+
+async def _open(fields: dict[str, Any], found: WorkflowExecutionDescription, memo: Memo) -> JobStatus:
+    now, due = time.time(), found.execution_time.timestamp() if found.execution_time else 0.0
+    if due > now:
+        return JobStatus.model_validate({**fields, "state": "scheduled", "attempts": 0, "due_at": due})
+    problem = await stuck(found)
+    fields |= {"error": problem, "dead_letter": problem is not None}
+    if not began(found):
+        return JobStatus.model_validate({**fields, "state": "queued", "attempts": 0})
+    steps, job = found.raw_description.pending_activities, jobs().get(found.workflow_type)
+    whole: dict[str, Any] = {"attempts": 1, "started_at": found.start_time.timestamp()}
+    if memo.pause > now and not steps:
+        return JobStatus.model_validate({**fields, **whole, "state": "scheduled", "due_at": memo.pause})
+    told = [await _activity(step, now) for step in steps]
+    running = [each for each in told if each["state"] == "running"]
+    chosen: dict[str, Any] = (running or told or [{**whole, "state": "running"}])[0]
+    if job and job.workflow:  # it is one run, however many its steps have
+        chosen = {**chosen, **whole, "state": "running" if chosen["state"] == "queued" else chosen["state"]}
+    elif not told and memo.job.get("singleton") and not found.raw_description.pending_children:
+        chosen = {"state": "queued", "attempts": 0, "progress": {"message": "waits until the other one has ended"}}
+    if memo.waiting_for:
+        chosen["progress"] = {"message": f"waits for {memo.waiting_for}", **chosen.get("progress", {})}
+    return JobStatus.model_validate({**fields, **chosen})
+
+
+async def _activity(step: PendingActivityInfo, now: float) -> dict[str, Any]:
+    """State, attempts, times and progress of one."""
+    book = await _book(step)
+    waited, started = book.get("back", 0) + book.get("snoozed", 0), _time(step.last_started_time)
+    told: dict[str, Any] = {"started_at": book.get("started_at") or started, "progress": book.get("progress") or {}}
+    if step.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
+        seen = max(_time(step.last_heartbeat_time) or 0.0, started or 0.0)
+        stalled = now - seen > SILENT * settings().renewal
+        return {**told, "state": "running", "attempts": max(1, step.attempt - waited), "stalled": stalled}
+    told["attempts"] = max(0, step.attempt - 1 - waited)
+    why, again = step.last_failure, _time(step.next_attempt_schedule_time) or 0.0
+    kind = why.application_failure_info.type
+    if again <= now or not kind or kind in (HANDED_BACK, LOST):
+        return {**told, "state": "queued"}
+    if kind == SNOOZED:
+        return {**told, "state": "scheduled", "due_at": again}
+    return {**told, "state": "retrying", "due_at": again, "error": await said(why)}
+
+
+async def _book(step: PendingActivityInfo) -> Mapping[str, Any]:
+    """What its runs so far have noted; see progress.Book."""
+    if not step.heartbeat_details.payloads:
+        return {}
+    [first] = await (await client()).data_converter.decode([step.heartbeat_details.payloads[0]])
+    return first if isinstance(first, dict) else {}
+
+
+def extended(found: WorkflowExecutionDescription) -> WorkflowExecutionExtendedInfo:
+    """What the server tells besides."""
+    return found.raw_description.workflow_extended_info
+
+
+def _time(stamp: Timestamp) -> float | None:
+    return stamp.ToMicroseconds() / 1e6 or None
