@@ -146,8 +146,13 @@ def fill_the_worker(watched: Watched) -> None:
 
 
 def cancel_the_jobs(watched: Watched) -> None:
+    """A busy broker may answer 503: try again."""
     for job in watched.endless:
-        watched.service.http.delete(f"/api/v1/jobs/{job}").raise_for_status()
+        until(partial(cancelled, watched, job), 30)
+
+
+def cancelled(watched: Watched, job: str) -> bool:
+    return watched.service.http.delete(f"/api/v1/jobs/{job}").is_success
 
 
 def kill_the_scheduler(watched: Watched) -> None:
