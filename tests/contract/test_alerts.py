@@ -146,13 +146,14 @@ def fill_the_worker(watched: Watched) -> None:
 
 
 def cancel_the_jobs(watched: Watched) -> None:
-    """A busy broker may answer 503: try again."""
+    """A busy broker may answer 503, which says to try again; no other refusal is taken."""
     for job in watched.endless:
         until(partial(cancelled, watched, job), 30)
 
 
 def cancelled(watched: Watched, job: str) -> bool:
-    return watched.service.http.delete(f"/api/v1/jobs/{job}").is_success
+    answer = watched.service.http.delete(f"/api/v1/jobs/{job}")
+    return answer.status_code != 503 and answer.raise_for_status().is_success
 
 
 def kill_the_scheduler(watched: Watched) -> None:

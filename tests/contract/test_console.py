@@ -311,7 +311,7 @@ def test_a_schedule_is_paused_and_resumed(service: Service, browser: Browser) ->
 # What it shows
 
 
-def events(service: Service, path: str = "/events", within: float = 40) -> Iterator[str]:
+def events(service: Service, path: str = "/events", within: float = 20) -> Iterator[str]:
     """Each section as the server sends it."""
     address = service.http.base_url.join(f"/console{path}")
     with httpx.stream("GET", address, headers=service.http.headers, timeout=within) as stream:
@@ -332,7 +332,7 @@ def first_events(service: Service, count: int) -> str:
 def test_a_running_job_appears_with_its_progress_by_itself(service: Service) -> None:
     stream = events(service)
     job = service.submit("steps", {"seconds": 5})  # longer than the page is old when its server is busy
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 20
     for text in stream:
         assert time.monotonic() < deadline
         if 'id="running"' in text and job in text and "<progress" in text:
