@@ -12,14 +12,21 @@ from .installed import Installed
 from .outage import Outage, outage
 from .parts import Parts
 from .service import Service, running
-from .stacks import STACKS
+from .stacks import CHOICES, STACKS
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """`test_<stack>*.py` holds what only that stack promises; the other files are for every stack."""
-    others = {f"test_{name}" for name in STACKS if name != config.getoption("stack", "celery")}
-    of_another = any(re.fullmatch(rf"{name}(_\w+)?\.py", collection_path.name) for name in others)
+    """`test_<stack>*.py` and `test_<choice>*.py` hold what only that answer promises; the other files are for all."""
+    answers = {**STACKS[config.getoption("stack", "celery")].answers, **given(config)}
+    chosen = {word for answer in answers.values() for word in re.findall(r"\w+", str(answer))}
+    others = {*(stack.answers["stack"] for stack in STACKS.values()), *CHOICES} - chosen
+    of_another = any(re.fullmatch(rf"test_{name}(_\w+)?\.py", collection_path.name) for name in others)
     return True if of_another else None
+
+
+def given(config: pytest.Config) -> dict[str, str]:
+    """Each `--answer`."""
+    return dict(answer.split("=", 1) for answer in config.getoption("answer", None) or [])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -55,8 +62,7 @@ def identity(item: pytest.Item) -> str:
 def installed(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installed]:
     """The service under test, rendered and installed. CONTRACT_KEEP=1 keeps its folder and says where it is."""
     folder = tmp_path_factory.mktemp("contract") / "service"
-    answers = dict(answer.split("=", 1) for answer in pytestconfig.getoption("answer", None) or [])
-    yield Installed.render(folder, pytestconfig.getoption("stack", "celery"), answers)
+    yield Installed.render(folder, pytestconfig.getoption("stack", "celery"), given(pytestconfig))
     if os.environ.get("CONTRACT_KEEP"):
         print(f"\nkept: {folder}")
     else:

@@ -34,7 +34,7 @@ class Installed:
             run_copy(
                 str(TEMPLATE),
                 folder,
-                data={"stack": stack, **answers},
+                data={**STACKS[stack].answers, **answers},
                 defaults=True,
                 quiet=True,
                 vcs_ref="HEAD",

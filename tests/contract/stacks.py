@@ -10,6 +10,9 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+CHOICES = ("rabbitmq", "flower", "database")
+"""Answers beside the stack for which there are files of tests, `test_<choice>*.py`."""
+
 ROOT = Path(__file__).parents[2]
 PROBES = Path(__file__).parent / "probes"
 
@@ -93,6 +96,9 @@ class Stack:
     """What the tests must know of one engine."""
 
     name: str
+    """As `--stack` has it."""
+    answers: Mapping[str, str]
+    """What makes a service of this kind."""
     broker_url: str
     """With `{port}`; given to the service as `broker_variable`."""
     broker_variable: str
@@ -108,7 +114,7 @@ class Stack:
     @property
     def probes(self) -> Path:
         """The jobs that the tests submit, written in this stack's own way."""
-        return PROBES / f"{self.name}.py"
+        return PROBES / f"{self.answers['stack']}.py"
 
     def environment(self, port: int) -> dict[str, str]:
         programs = {variable: program(script) for variable, script in self.programs.items()}
@@ -147,18 +153,21 @@ STACKS = {
     for stack in (
         Stack(
             name="celery",
+            answers={"stack": "celery"},
             broker_url="redis://127.0.0.1:{port}/0",
             broker_variable="REDIS_URL",
             injector=INJECT_INTO_CELERY,
         ),
         Stack(
             name="arq",
+            answers={"stack": "arq"},
             broker_url="redis://127.0.0.1:{port}/0",
             broker_variable="REDIS_URL",
             injector=INJECT_INTO_ARQ,
         ),
         Stack(
             name="temporal",
+            answers={"stack": "temporal"},
             broker_url="127.0.0.1:{port}",
             broker_variable="TEMPORAL_ADDRESS",
             injector=INJECT_INTO_TEMPORAL,
