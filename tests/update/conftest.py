@@ -11,6 +11,10 @@ from .updating import Service, copied, published
 Start = Callable[..., Service]
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return True if collection_path.name == "test_live.py" and not config.getoption("live", False) else None
+
+
 @pytest.fixture(scope="session")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return published(tmp_path_factory.mktemp("published") / "template")
