@@ -8,7 +8,7 @@ import pytest
 
 from .conftest import Start
 from .leftovers import findings
-from .updating import FIX, MARKER, NEXT, Service, is_owned_by_the_team, released_stacks, template_owned
+from .updating import FIX, MARKER, NEXT, Service, is_owned_by_the_team, recorded, released_stacks, template_owned
 
 RELEASED = pytest.mark.parametrize(("release", "stack"), released_stacks())
 NOTE = "\n# our note at the end\n"
@@ -71,7 +71,7 @@ def test_an_update_merges_what_the_team_changed_and_marks_what_it_cannot(
     assert f"{package}/dev/gateway.py" in {finding.where for finding in findings(service)}
 
     edited = [f"{package}/{name}" for name in ("dev/processes.py", "health.py", "queues.py", "dev/gateway.py")]
-    fresh = start(NEXT, stack=stack).files()
+    fresh = start(NEXT, **recorded(service)).files()
     assert template_owned(after, [*edited, "pyproject.toml"]) == template_owned(fresh, [*edited, "pyproject.toml"])
 
 
@@ -79,8 +79,7 @@ def test_an_update_merges_what_the_team_changed_and_marks_what_it_cannot(
 def test_an_update_without_edits_renders_what_a_copy_renders(start: Start, release: str, stack: str) -> None:
     service = start(f"v{release}", stack=stack, project_name="Order Desk", queues=["default", "low"], api=False)
     service.update()
-    again = start(NEXT, **{name: value for name, value in service.answers().items() if name[0] != "_"})
-    assert template_owned(service.files()) == template_owned(again.files())
+    assert template_owned(service.files()) == template_owned(start(NEXT, **recorded(service)).files())
     assert findings(service) == []
 
 
@@ -108,3 +107,12 @@ def test_a_marker_that_stands_for_itself_is_no_conflict(start: Start) -> None:
     service = start(NEXT)
     (service.folder / "notes.md").write_text(f"git writes {MARKER.decode()}ours\n\n{MARKER.decode()}\n=======\n")
     assert findings(service) == []
+
+
+def test_what_a_newer_question_adds_does_not_come_by_itself(start: Start) -> None:
+    """A new service has monitoring and CI unless it says no; one of 0.1.0, which was never asked, has none."""
+    service = start("v0.1.0")
+    service.update()
+    assert recorded(service).items() >= {"ci": "none", "monitoring": []}.items()
+    assert not (service.folder / ".github").exists()
+    assert recorded(start(NEXT, package="desk")).items() >= {"ci": "github", "monitoring": ["prometheus"]}.items()

@@ -149,6 +149,11 @@ def template_owned(files: Mapping[str, bytes], but: Sequence[str] = ()) -> dict[
     return {path: content for path, content in files.items() if not is_owned_by_the_team(path) and path not in but}
 
 
+def recorded(service: Service) -> dict[str, Any]:
+    """The answers, to render another service with."""
+    return {name: value for name, value in service.answers().items() if name[0] != "_"}
+
+
 @contextmanager
 def _quick() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
