@@ -1,4 +1,4 @@
-"""A service knows the format of the state that it finds; what it does with another one is tried in tests/update/test_live.py."""
+"""A service knows the format of the state that it finds; tests/update/test_live.py: what it does with another."""
 
 import subprocess
 

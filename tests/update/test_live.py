@@ -149,7 +149,7 @@ def test_a_release_with_another_format_of_state_takes_the_old_over(template: Pat
         deployment.start()
         finish(service, left)
 
-        git(deployment.service.folder, "checkout", "--quiet", "--force", "HEAD")
+        git(deployment.service.folder, "checkout", "--quiet", "--force", "HEAD~1")  # a rollback
         install(deployment.service)
         for command in ("api", "worker", "scheduler"):
             told = service.cli(command, code=1, within=20)

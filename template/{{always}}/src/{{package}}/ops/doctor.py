@@ -63,7 +63,7 @@ def _stack() -> Iterator[Finding]:
 
         declared("SCHEDULES")  # imports all of jobs/
     except Exception as error:
-        mend = "correct it: no worker starts like this. After a change of stack jobs/ is in the old one's words: rewrite it"
+        mend = "correct it: no worker starts like this. After a change of stack it is in the old one's words: rewrite"
         yield Finding("jobs/", f"cannot be imported: {error}", mend)
         return
     yield from (Finding(*one) for one in check())

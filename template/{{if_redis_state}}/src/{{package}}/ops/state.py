@@ -1,7 +1,8 @@
-"""The format of what is in Redis, as a number: a release with a newer one takes the old state over when its first process
-starts, in one step, and a release that is older than the state does not start.
+"""The format of what is in Redis, as a number: a release with a newer one takes the old state over when it starts, in
+one step, and a release that is older than the state does not start.
 
-Without it an update, a rollback or a forgotten old worker reads records that it does not understand, and loses or repeats jobs.
+Without it an update, a rollback or a forgotten worker reads records that it does not understand, and loses or repeats
+jobs.
 """
 
 import asyncio
@@ -62,8 +63,8 @@ def check() -> None:
     if live:
         names = ", ".join(name if isinstance(name, str) else name.decode() for name in live)
         raise WrongState(
-            f"Redis holds state of format {found}, to be taken over to {FORMAT}, but workers of the old release live: {names}. "
-            f"Stop all its processes; {3 * settings().renewal:g} s after the last sign of life this one can start."
+            f"Redis holds state of format {found}, this release wants {FORMAT}, and workers of the old release live: "
+            f"{names}. Stop all of them; {3 * settings().renewal:g} s after their last sign of life this one starts."
         )
     if found < FORMAT:
         log.info("state taken over", old_format=found, new_format=FORMAT)
