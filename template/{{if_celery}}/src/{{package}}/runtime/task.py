@@ -56,8 +56,10 @@ class JobTask(SubmittableTask[P, R]):
                 raise JobCancelled(request.id)
             if action == "busy":
                 self._send_again(int(detail) / 1000 + random.random() / 4)
+                raise Ignore("task-retried", "busy")
             if action == "skipped":
                 records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
+                raise Ignore("task-revoked", "skipped")
             log.info("delivery dropped", why=action)
             raise Ignore
         except Snooze as snooze:
@@ -103,11 +105,11 @@ class JobTask(SubmittableTask[P, R]):
         self._send_again(delay, snoozes=1)
         fields = {"message": why, "due_at": time.time() + delay}
         patiently(partial(records().finish, self.request, "scheduled", "snoozed", **fields))
-        raise Ignore
+        raise Ignore("task-retried", why)
 
     def _cancelled(self) -> NoReturn:
         self.backend.mark_as_revoked(str(self.request.id), "cancelled", request=self.request)
-        raise Ignore
+        raise Ignore("task-revoked", "cancelled")
 
     def _fail(self, error: Exception) -> NoReturn:
         self.request.run.failed(error)
