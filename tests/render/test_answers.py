@@ -101,7 +101,9 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(renderer: Renderer) -> 
 
 @pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])
 def test_flower_is_for_celery_alone(renderer: Renderer, stack: str) -> None:
-    with pytest.raises(ValueError, match="shows Celery's workers only: answer stack=celery, or leave it out") as refusal:
+    with pytest.raises(
+        ValueError, match="shows Celery's workers only: answer stack=celery, or leave it out"
+    ) as refusal:
         renderer.render({"stack": stack, "monitoring": ["flower"]})
     assert refusal.value.__notes__ == ["left behind: []"]
 

@@ -24,6 +24,12 @@ from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, T
 from .submission import P, R, SubmittableTask
 
 log = structlog.get_logger(__name__)
+# The event of a delivery that did not run, and why; of others there is nothing to tell.
+DROPPED = {
+    "busy": ("task-retried", "busy"),
+    "skipped": ("task-revoked", "skipped"),
+    "cancelled": ("task-revoked", "cancelled"),
+}
 
 
 class JobTask(SubmittableTask[P, R]):
@@ -56,12 +62,10 @@ class JobTask(SubmittableTask[P, R]):
                 raise JobCancelled(request.id)
             if action == "busy":
                 self._send_again(int(detail) / 1000 + random.random() / 4)
-                raise Ignore("task-retried", "busy")
             if action == "skipped":
                 records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
-                raise Ignore("task-revoked", "skipped")
             log.info("delivery dropped", why=action)
-            raise Ignore
+            raise Ignore(*DROPPED.get(detail if action == "finished" else action, ()))
         except Snooze as snooze:
             self._snooze(snooze.delay, snooze.why)
         except (Retry, Ignore, Reject):

@@ -7,7 +7,7 @@ from ..settings import settings
 
 
 def prepare(preferred: Callable[[int], int]) -> tuple[dict[str, str], dict[str, str]]:
-    """Answer the variables for its process and the rows for the overview; `preferred(port)` is that one or a free one."""
+    """The variables for its process, and rows for the overview; `preferred(port)` is that port or a free one."""
     config = settings()
     port = preferred(config.flower_port)
     variables, rows = {"FLOWER_PORT": str(port)}, {"Flower": f"http://127.0.0.1:{port}"}

@@ -10,6 +10,7 @@ from celery.app import events
 from celery.events import EventDispatcher
 
 PAYLOAD = {"args", "kwargs", "result"}
+HIDDEN = "(not shown)"
 
 
 class Dispatcher(EventDispatcher):
@@ -29,4 +30,4 @@ class Events(events.Events):
 
 
 def _without_payload(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if name not in PAYLOAD}
+    return {name: HIDDEN if name in PAYLOAD else value for name, value in fields.items()}

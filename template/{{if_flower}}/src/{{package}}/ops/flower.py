@@ -23,12 +23,12 @@ from .. import logs
 from ..celery import app
 from ..settings import NotConfigured, settings
 from .engine import engine
+from .events import HIDDEN
 
 OPEN = "/healthcheck"
 """Says that the process answers, and no more: probes come without a login."""
 RESULTS = "/api/task/result/"
 SAVE_EVERY = 30  # seconds; what a kill -9 may cost
-HIDDEN = "(not shown)"
 REFUSED = {401: "Flower asks for a login", 403: "results are shown by the API and the command `result`"}
 
 
@@ -95,8 +95,7 @@ class Page(Flower):
             shown = b64decode(given.strip(), validate=True)
         except ValueError:
             return False
-        # all are compared, so that the time tells nothing
-        return scheme.lower() == "basic" and any([hmac.compare_digest(shown, login) for login in self.logins])
+        return scheme.lower() == "basic" and any(hmac.compare_digest(shown, login) for login in self.logins)
 
 
 class Refusal(RequestHandler):
