@@ -64,6 +64,16 @@ class Flower:
             lambda: f"{state}: {self.tasks().get(job)}",
         )
 
+    def until_it_hears(self) -> None:
+        """What was sent before it listens it does not hear, so it is told again."""
+        sent: set[str] = set()
+
+        def heard() -> bool:
+            sent.add(self.service.submit("noop"))
+            return not sent.isdisjoint(self.tasks())
+
+        until(heard, 60, self.process.log.read_text)
+
     def workers(self) -> list[str]:
         """The names of those that it has heard of, at least one."""
         return until(lambda: list(self.http.get("/api/workers", params={"status": "1"}).json()), 20)
@@ -215,14 +225,14 @@ def test_what_it_saw_survives_its_restart_and_its_kill(flower: Flower) -> None:
         assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
         flower.process.kill_group()
     flower.start()
-    flower.workers()
-    flower.task(flower.service.submit("noop"), "SUCCESS")
+    flower.until_it_hears()
 
 
 def refused(service: Service, **settings: Any) -> str:
     """What it says when it ends with exit code 2; but for these settings it could start."""
-    good: dict[str, Any] = {"flower_basic_auth": ":".join(LOGIN), "flower_port": next(free_ports(1))}
-    return service.cli("flower", code=2, **{**good, "flower_db": "var/other/state", **settings})
+    good = {"flower_basic_auth": ":".join(LOGIN), "flower_port": next(free_ports(1))}
+    given: dict[str, Any] = {**good, "flower_db": "var/other/state", **settings}
+    return service.cli("flower", code=2, **given)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
@@ -281,13 +291,8 @@ def test_without_the_broker_it_shows_what_it_knows_and_then_goes_on(installed: I
         assert flower.http.get("/tasks").status_code == 200
         service.start_broker()
         service.wait_for_workers(1)
-        again = until(lambda: answer if (answer := service.post("noop")).status_code == 202 else None, 20)
-        until(lambda: known(service, flower, again.json()["id"]), 60, lambda: flower.process.log.read_text())
-
-
-def known(service: Service, flower: Flower, first: str) -> bool:
-    """Whether it hears of jobs again; events that were sent before it listened are lost."""
-    return first in flower.tasks() or service.submit("noop") in flower.tasks()
+        until(lambda: service.post("noop").status_code == 202, 20)
+        flower.until_it_hears()
 
 
 def test_dev_starts_it_and_shows_its_address_and_a_login_made_up(installed: Installed) -> None:
