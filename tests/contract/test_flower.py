@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -180,6 +181,12 @@ def test_a_stranger_is_refused_on_every_route(flower: Flower, routes: list[str])
 def test_what_is_no_login_opens_nothing(flower: Flower, header: str) -> None:
     for port in (flower.port, flower.metrics_port):
         assert httpx.get(f"http://127.0.0.1:{port}/metrics", headers={"Authorization": header}).status_code == 401
+
+
+def test_a_stranger_is_refused_before_he_has_sent_his_body(flower: Flower) -> None:
+    with socket.create_connection(("127.0.0.1", flower.port), timeout=5) as connection:
+        connection.sendall(b"POST /tasks HTTP/1.1\r\nHost: localhost\r\nContent-Length: 50000000\r\n\r\n")
+        assert connection.recv(12) == b"HTTP/1.1 401"
 
 
 def test_each_login_opens(flower: Flower) -> None:

@@ -17,7 +17,7 @@ from flower.urls import settings as flower_settings
 from tornado.httpserver import HTTPServer
 from tornado.httputil import HTTPServerRequest
 from tornado.routing import Router
-from tornado.web import RequestHandler
+from tornado.web import RequestHandler, stream_request_body
 
 from .. import logs
 from ..celery import app
@@ -98,6 +98,7 @@ class Page(Flower):
         return scheme.lower() == "basic" and any(hmac.compare_digest(shown, login) for login in self.logins)
 
 
+@stream_request_body
 class Refusal(RequestHandler):
     """What a stranger gets on any path, and what anybody gets where results would be."""
 
@@ -112,6 +113,9 @@ class Refusal(RequestHandler):
         if self.status == 401:
             self.set_header("WWW-Authenticate", 'Basic realm="flower"')
         self.finish(f"{self.status}: {REFUSED[self.status]}\n")
+
+    def data_received(self, chunk: bytes) -> None:
+        """Thrown away: Tornado would keep 100 MB of a stranger's body in memory first."""
 
 
 class OnlyMetrics(Router):
