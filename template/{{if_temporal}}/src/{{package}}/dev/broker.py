@@ -102,7 +102,7 @@ def is_answering(port: int) -> bool:
     import alone takes longer than the server to start.
     """
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(_REQUEST)
             answer = connection.makefile("rb")
             while len(head := answer.read(9)) == 9:
