@@ -93,6 +93,22 @@ async def main(address, *workflows):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+# Asks much, and leaves sooner or later than the answers come.
+LEAVE = """
+import asyncio
+from contextlib import suppress
+from {package}.ops.engine import engine
+
+async def main():
+    for number in range(100):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(number / 2_000):
+                await asyncio.gather(engine().health(), engine().counts())
+    await engine().close()
+
+asyncio.run(main())
+"""
+
 
 def ask(service: Service, program: str, *arguments: str) -> bytes:
     """What such a program prints."""
@@ -488,6 +504,14 @@ def test_a_workflow_that_nobody_works_on_can_still_be_looked_at_and_cancelled(in
             assert service.http.delete(f"/api/v1/jobs/{job}").status_code == 202
         service.start_worker()
         service.wait(job, "cancelled")
+
+
+def test_who_leaves_before_the_answer_cancels_no_call(installed: Installed) -> None:
+    """It would break a dev server's database now and then, for good."""
+    with running(installed, workers=0) as service:
+        command = [installed.python, "-c", LEAVE.format(package=installed.package)]
+        subprocess.run(command, cwd=service.folder, env=service.environment, check=True, timeout=60)
+        assert "cancel" not in service.broker.log.read_text()
 
 
 def test_commands_end_cleanly(service: Service) -> None:
