@@ -1,7 +1,7 @@
 """A call to the server is let end, also when whoever asked has left: a cancelled one can break a dev server for good.
 
 If a caller leaves while the server reads, its SQLite driver loses the query, and answers all others "interrupted (9)"
-until it is started again (`stmt.query` of modernc.org/sqlite, mended in 1.41; servers from 1.31 on have that). So
+until it is started again (`stmt.query` of modernc.org/sqlite, mended in 1.40; servers from 1.31 on have that). So
 whoever is cancelled goes at once and asks nothing more, and what it has asked ends unheard.
 """
 
@@ -11,6 +11,8 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.service import RetryConfig
 
+PROMPT = RetryConfig(max_interval_millis=500, max_elapsed_time_millis=1_500)
+"""For callers who hear after `ANSWER_WITHIN` that nobody answers: by then nobody is asked any more."""
 retries: RetryConfig | None = None
 """How long a server that is away is asked again; None is the SDK's 10 s."""
 ENDED_WITHIN = 2.0  # seconds; what takes longer has no answer to come

@@ -11,7 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 from pydantic import TypeAdapter, ValidationError
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.common import RawValue
-from temporalio.service import RetryConfig, RPCError, RPCStatusCode
+from temporalio.service import RPCError, RPCStatusCode
 
 from .. import calls
 from ..contract import (
@@ -70,7 +70,7 @@ class TemporalEngine:
 
     def __init__(self) -> None:
         connection.configuration()
-        calls.retries = RetryConfig(max_elapsed_time_millis=2_000)  # what a caller was told has failed comes no later
+        calls.retries = calls.PROMPT  # what a caller was told has failed comes no later
         atexit.register(time.sleep, 0.05)  # or a process that asked just now may crash: temporalio/sdk-python#300
         self.jobs = dict(sorted(jobs().items()))
         self.counters = Counters()
