@@ -57,6 +57,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("runbook", "our wiki", "for example https://wiki.example.com"),
     ("runbook", "{{ package }}", "a path or a URL"),
     ("large_results", "s3", "['object_store', 'database']"),
+    ("ci", "jenkins", "['github', 'gitlab', 'none']"),
     ("stak", "arq", "does not ask for stak. It asks for project_name"),
     ("if_api", ".", "does not ask for if_api"),
 ]
@@ -88,7 +89,7 @@ def _changes() -> list[tuple[str, Any]]:
             chosen = usual(question)
             cases += [(name, sorted({*chosen} ^ {choice})) for choice in choices(question) if choice != "default"]
         else:
-            cases += [(name, choice) for choice in choices(question) if choice != question["default"]]
+            cases += [(name, choice) for choice in choices(question) if choice != usual(question)]
     return cases
 
 
