@@ -90,7 +90,7 @@ if find_spec("..ops.flower", __package__):
     @app.command()
     def flower() -> None:
         """Serve Flower behind a login: what workers did, read only."""
-        _check_settings()
+        _check()
         import_module("..ops.flower", __package__).serve()
 
 
