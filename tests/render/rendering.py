@@ -79,7 +79,11 @@ Factor = tuple[str, Any]
 Item = tuple[int, int]
 """A factor and a value of it, by number."""
 
-IMPOSSIBLE: list[dict[Factor, Any]] = [{("api", None): False, ("monitoring", "prometheus"): True}]
+IMPOSSIBLE: list[dict[Factor, Any]] = [
+    {("api", None): False, ("monitoring", "prometheus"): True},
+    {("stack", None): "arq", ("monitoring", "flower"): True},
+    {("stack", None): "temporal", ("monitoring", "flower"): True},
+]
 
 
 def combinations() -> list[Answers]:
