@@ -186,7 +186,8 @@ async def _described(name: str) -> ScheduleDescription:
     """The server asks a workflow of its own, and now and then gets no answer for seconds: ask again."""
     handle, asked = (await client()).get_schedule_handle(name), set[asyncio.Future[ScheduleDescription]]()
     for patience in (ANSWER_WITHIN, ANSWER_WITHIN, None):
-        asked.add(asyncio.ensure_future(handle.describe()))
+        asked.add(call := asyncio.ensure_future(handle.describe()))
+        call.add_done_callback(calls.heard)
         done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if done:
             break
@@ -245,6 +246,5 @@ async def _handle(name: str) -> ScheduleHandle:
 
 async def make_due(job: str) -> None:
     """Let the schedules of this job fire now."""
-    for schedule in declared():
-        if schedule.job.name == job:
-            await (await _handle(schedule.name)).trigger()
+    for schedule in [one for one in declared() if one.job.name == job]:
+        await (await _handle(schedule.name)).trigger()
