@@ -85,6 +85,9 @@ def scheduler() -> None:
     run_scheduler()
 
 
+if (found := find_spec("..admin", __package__)) and found.origin:
+    app.add_typer(import_module("..admin.commands", __package__).app, name="admin")
+
 app.add_typer(jobs.app)
 app.add_typer(operations.app)
 

@@ -51,6 +51,7 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
         **environment(port),
         "PAYMENT_GATEWAY_URL": gateway.url,
         "RESULTS_URL": Settings.model_fields["results_url"].default.replace("var/", f"{folder}/"),
+        "SCHEDULES_URL": f"sqlite:///{folder}/schedules.db",  # read where schedules are in a database
         "RUN_DIR": str(folder / "run"),
     }
     settings.cache_clear()
@@ -65,7 +66,7 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
 
             stage = Stage(engine(), gateway)
             await make_due("sync_inventory")  # its interval is longer than the demo
-            await start_service(processes, service_commands(None))
+            await start_service(processes, service_commands({}))
             crash = asyncio.create_task(processes.crash())
             ready = asyncio.create_task(_until_jobs_flow(stage))
             await asyncio.wait([ready, crash], return_when=asyncio.FIRST_COMPLETED)

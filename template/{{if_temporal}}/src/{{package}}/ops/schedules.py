@@ -34,7 +34,7 @@ from temporalio.client import Schedule as ServerSchedule
 from temporalio.service import RPCError, RPCStatusCode
 
 from .. import health, logs
-from ..contract import JobDeclarationError, ScheduleStatus, UnknownSchedule
+from ..contract import JobDeclarationError, ScheduleStatus, Submission, UnknownSchedule
 from ..payloads import PayloadError, written_with
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection, routing
@@ -234,13 +234,23 @@ async def resume(name: str) -> None:
     await wanted.update(change)
 
 
+async def fire(name: str) -> Submission:
+    """Run its job now, beside its times; raises UnknownSchedule."""
+    schedule = _known(name)
+    return await schedule.job.send(schedule.payload or {}, key=f"{name}@{time.time():.3f} by hand")
+
+
 async def _handle(name: str) -> ScheduleHandle:
     """Of a declared schedule, which the server may not have yet."""
-    for schedule in declared():
-        if schedule.name == name:
-            await _put(await client(), schedule)
-            return (await client()).get_schedule_handle(name)
-    raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(one.name for one in declared())}")
+    await _put(await client(), _known(name))
+    return (await client()).get_schedule_handle(name)
+
+
+def _known(name: str) -> Schedule:
+    found = {schedule.name: schedule for schedule in declared()}
+    if name not in found:
+        raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
+    return found[name]
 
 
 async def make_due(job: str) -> None:
