@@ -65,6 +65,7 @@ class CeleryEngine:
     def __init__(self) -> None:
         settings().require_redis_url()
         app.loader.import_default_modules()
+        schedules.prepare()
 
     def _tasks(self) -> dict[str, JobTask[Any, Any]]:
         return {name: task for name, task in sorted(app.tasks.items()) if isinstance(task, JobTask) and task.arguments}

@@ -25,11 +25,16 @@ def run_scheduler() -> None:
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 
 
+def prepare() -> None:
+    """Refuse wrong declarations before anything is answered."""
+    declared()
+
+
 class JobScheduler(SharedScheduler):
     """For the setting `beat_scheduler`."""
 
     def setup_schedule(self) -> None:
-        declared()  # refuses wrong ones
+        prepare()
 
     def entries(self) -> list[Entry]:
         return _entries()

@@ -139,6 +139,11 @@ def problem(row: Row) -> str:
     return _entry(row, None).problem
 
 
+def obstacle(name: str) -> str:
+    """Why it could not fire, also of one that a person has paused."""
+    return _problem(_rows().get(name=name))
+
+
 def payload(row: Row) -> Any:
     """The arguments by name; None if the row holds no JSON."""
     try:

@@ -8,9 +8,9 @@ firing is noted by one conditional update (`admin/rows.py`).
 import asyncio
 import time
 
-from ..admin import database
+from ..admin import database, setup
 from ..celery import app
-from ..contract import ScheduleStatus, Submission
+from ..contract import InvalidPayload, ScheduleStatus, Submission
 from ..settings import settings
 from .firing import Entry, SharedScheduler, declared, longest_gap, named, told
 
@@ -21,13 +21,19 @@ def run_scheduler() -> None:
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 
 
+def prepare() -> None:
+    """Refuse wrong declarations, and load Django, which would take too much of the time for an answer."""
+    declared()
+    setup()
+
+
 class JobScheduler(SharedScheduler):
     """For the setting `beat_scheduler`."""
 
     synchronised = False
 
     def setup_schedule(self) -> None:
-        declared()  # refuses wrong ones
+        prepare()
 
     def entries(self) -> list[Entry]:
         with database() as rows:
@@ -66,9 +72,11 @@ def resume(name: str) -> None:
 
 
 def fire(name: str) -> Submission:
-    """Run its job now, beside its times; raises UnknownSchedule, or InvalidPayload if it has a problem."""
+    """Run its job now, beside its times; raises UnknownSchedule, or InvalidPayload if it cannot."""
     with database() as rows:
-        entry = named(name, rows.entries())
+        entry, obstacle = named(name, rows.entries()), rows.obstacle(name)
+    if obstacle:
+        raise InvalidPayload(f"schedule {name} cannot run: {obstacle}")
     return entry.submit(f"{time.time():.3f} by hand")
 
 
