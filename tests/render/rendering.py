@@ -79,7 +79,13 @@ Factor = tuple[str, Any]
 Item = tuple[int, int]
 """A factor and a value of it, by number."""
 
-IMPOSSIBLE: list[dict[Factor, Any]] = [{("api", None): False, ("monitoring", "prometheus"): True}]
+IMPOSSIBLE: list[dict[Factor, Any]] = [
+    {("api", None): False, ("monitoring", "prometheus"): True},
+    {("stack", None): "arq", ("schedules", None): "database"},
+    {("stack", None): "temporal", ("schedules", None): "database"},
+]
+NOT_ASKED = {"arq": {"schedules"}, "temporal": {"broker", "schedules"}}
+"""By stack: what is not recorded there."""
 
 
 def combinations() -> list[Answers]:
@@ -141,7 +147,8 @@ def _answers(chosen: Mapping[Factor, Any]) -> Answers:
             answers[name] = value
         else:
             answers.setdefault(name, []).extend([choice] if value else [])
-    return {name: answers[name] for name in RECORDED if name in answers}
+    out = NOT_ASKED.get(answers["stack"], set())
+    return {name: answers[name] for name in RECORDED if name in answers and name not in out}
 
 
 def export(folder: Path) -> Path:

@@ -54,7 +54,9 @@ class Entry:
     """Why it cannot fire, until a person mends it."""
 
     def due(self) -> float:
-        """When it fires, or should have fired."""
+        """When it fires, or should have fired; one with a problem is overdue at once, not when its time has come."""
+        if self.problem and self.since:
+            return self.since
         return self.schedule.due_after(time.time() if self.since is None else self.since)
 
     def submit(self, firing: str) -> Submission:

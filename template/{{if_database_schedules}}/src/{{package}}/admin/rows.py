@@ -67,7 +67,8 @@ def _judge(row: Row) -> None:
     if problem and (row.enabled or before):
         log.error("schedule cannot fire", schedule=row.name, problem=problem)
         _change(row.name, enabled=False)
-        Memory.objects.update_or_create(schedule=row, defaults={"problem": problem})
+        since = _memory(row).since or datetime.now(UTC)
+        Memory.objects.update_or_create(schedule=row, defaults={"problem": problem, "since": since})
     elif before and not problem:
         resume(row.name)
 
