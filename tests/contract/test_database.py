@@ -173,7 +173,7 @@ def test_a_wrong_password_does_not_log_in(admin: Admin) -> None:
     [
         ("when", "61 * * * *", "61 * * * *"),
         ("when", "* * * *", "for example 0 6 * * mon"),
-        ("when", "0 0 31 2 *", "no such day"),
+        ("when", "0 0 31 2 *", "never occurs"),
         ("when", "every 0 seconds", "must not be 0"),
         ("when", "every now and then", "every 30 seconds"),
         ("task", "send_fax", "send_fax is not one of the available choices"),
@@ -210,7 +210,7 @@ def test_one_made_by_an_operator_fires_until_it_is_paused(admin: Admin, service:
 
 def test_one_is_run_now_by_page_command_and_http(admin: Admin, service: Service) -> None:
     admin.put("at will", when="0 0 1 1 *", kwargs='{"label": "at will"}')
-    assert "at will: job" in admin.act("run_now", "at will").text
+    assert "At will: job" in admin.act("run_now", "at will").text
     job = service.cli("schedules", "run", "at will").strip()
     service.wait(job)
     answer = service.http.post("/api/v1/schedules/at%20will/run")

@@ -76,7 +76,7 @@ class ScheduleForm(forms.ModelForm):
         return forms.JSONField().prepare_value(payload)
 
     def clean(self) -> dict[str, Any] | None:
-        if "when" in self.cleaned_data:
+        if not self.errors:
             times.put(self.cleaned_data["when"], self.instance)
         return super().clean()
 

@@ -175,7 +175,11 @@ class TemporalEngine:
 
     pause = staticmethod(answering(schedules.pause))
     resume = staticmethod(answering(schedules.resume))
-    fire = staticmethod(answering(schedules.fire))
+
+    @answering
+    async def fire(self, name: str) -> Submission:
+        schedule = schedules.known(name)
+        return await schedule.job.send(schedule.payload, key=f"{name}@{time.time():.3f} by hand")
 
     @answering
     async def schedules(self) -> list[ScheduleStatus]:

@@ -34,7 +34,7 @@ from temporalio.client import Schedule as ServerSchedule
 from temporalio.service import RPCError, RPCStatusCode
 
 from .. import health, logs
-from ..contract import JobDeclarationError, ScheduleStatus, Submission, UnknownSchedule
+from ..contract import JobDeclarationError, ScheduleStatus, UnknownSchedule
 from ..payloads import PayloadError, written_with
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection, routing
@@ -194,10 +194,7 @@ async def _described(name: str) -> ScheduleDescription:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/.
-
-    Raises JobDeclarationError if a name stands twice, a payload does not fit, or a time is none for the server.
-    """
+    """The `SCHEDULES` of all modules in jobs/; raises JobDeclarationError for a name twice or a payload that fits not."""
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     if len(names := sorted(schedule.name for schedule in schedules)) != len(set(names)):
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {names}")
@@ -216,8 +213,7 @@ async def pause(name: str) -> None:
 
 async def resume(name: str) -> None:
     """Let it fire again at its next time, an interval from now; raises UnknownSchedule."""
-    wanted = await _handle(name)
-    [every] = [schedule.when for schedule in declared() if schedule.name == name]
+    wanted, every = await _handle(name), known(name).when
 
     async def change(now: ScheduleUpdateInput) -> ScheduleUpdate | None:
         found = now.description.schedule
@@ -234,19 +230,14 @@ async def resume(name: str) -> None:
     await wanted.update(change)
 
 
-async def fire(name: str) -> Submission:
-    """Run its job now, beside its times; raises UnknownSchedule."""
-    schedule = _known(name)
-    return await schedule.job.send(schedule.payload or {}, key=f"{name}@{time.time():.3f} by hand")
-
-
 async def _handle(name: str) -> ScheduleHandle:
     """Of a declared schedule, which the server may not have yet."""
-    await _put(await client(), _known(name))
+    await _put(await client(), known(name))
     return (await client()).get_schedule_handle(name)
 
 
-def _known(name: str) -> Schedule:
+def known(name: str) -> Schedule:
+    """The declared one; raises UnknownSchedule."""
     found = {schedule.name: schedule for schedule in declared()}
     if name not in found:
         raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
@@ -255,6 +246,5 @@ def _known(name: str) -> Schedule:
 
 async def make_due(job: str) -> None:
     """Let the schedules of this job fire now."""
-    for schedule in declared():
-        if schedule.job.name == job:
-            await (await _handle(schedule.name)).trigger()
+    for schedule in (one for one in declared() if one.job.name == job):
+        await (await _handle(schedule.name)).trigger()
