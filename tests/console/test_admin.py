@@ -58,7 +58,7 @@ def test_a_crontab_is_made_fires_is_paused_and_fires_no_more(page: Page, service
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
 
-    page.get_by_role("link", name="Periodic tasks").first.click()
+    page.get_by_role("link", name="Periodic tasks", exact=True).first.click()
     page.get_by_role("link", name="Add periodic task").first.click()
     page.get_by_label("Name:").fill("minutely-mark")
     page.get_by_label("Job:").select_option("mark")

@@ -194,7 +194,7 @@ async def _described(name: str) -> ScheduleDescription:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/; raises JobDeclarationError for a name twice or a payload that fits not."""
+    """The `SCHEDULES` of all modules in jobs/; raises JobDeclarationError for a name or payload that cannot be."""
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     if len(names := sorted(schedule.name for schedule in schedules)) != len(set(names)):
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {names}")
