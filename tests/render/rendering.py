@@ -70,7 +70,7 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
 def usual(question: Mapping[str, Any]) -> Any:
     """The default, with the HTTP API."""
     default = question["default"]
-    computed = question.get("multiselect") and isinstance(default, str)
+    computed = isinstance(default, str) and "{{" in default
     return NativeEnvironment().from_string(default).render(api=True) if computed else default
 
 
@@ -81,6 +81,8 @@ Item = tuple[int, int]
 
 IMPOSSIBLE: list[dict[Factor, Any]] = [
     {("api", None): False, ("monitoring", "prometheus"): True},
+    {("stack", None): "arq", ("monitoring", "flower"): True},
+    {("stack", None): "temporal", ("monitoring", "flower"): True},
     {("stack", None): "arq", ("schedules", None): "database"},
     {("stack", None): "temporal", ("schedules", None): "database"},
 ]

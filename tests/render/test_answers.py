@@ -64,11 +64,12 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("schedules", "redis", "['code', 'database']"),
     ("api", "perhaps", "for example --data api=false"),
     ("monitoring", "prometheus", "for example --data 'monitoring=[prometheus]', not prometheus"),
-    ("monitoring", ["flower"], "['prometheus', 'opentelemetry']"),
+    ("monitoring", ["statsd"], "['prometheus', 'opentelemetry', 'flower']"),
     ("runbook", "", "a path or a URL"),
     ("runbook", "our wiki", "for example https://wiki.example.com"),
     ("runbook", "{{ package }}", "a path or a URL"),
     ("large_results", "s3", "['object_store', 'database']"),
+    ("ci", "jenkins", "['github', 'gitlab', 'none']"),
     ("stak", "arq", "does not ask for stak. It asks for project_name"),
     ("if_api", ".", "does not ask for if_api"),
 ]
@@ -100,7 +101,7 @@ def _changes() -> list[tuple[str, Any]]:
             chosen = usual(question)
             cases += [(name, sorted({*chosen} ^ {choice})) for choice in choices(question) if choice != "default"]
         else:
-            cases += [(name, choice) for choice in choices(question) if choice != question["default"]]
+            cases += [(name, choice) for choice in choices(question) if choice != usual(question)]
     return cases
 
 
@@ -109,6 +110,15 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(renderer: Renderer) -> 
         renderer.render({"api": False, "monitoring": ["prometheus"]})
     without = renderer.render({"api": False})
     assert yaml.safe_load(without.files[ANSWERS_FILE])["monitoring"] == []
+
+
+@pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])
+def test_flower_is_for_celery_alone(renderer: Renderer, stack: str) -> None:
+    with pytest.raises(
+        ValueError, match="shows Celery's workers only: answer stack=celery, or leave it out"
+    ) as refusal:
+        renderer.render({"stack": stack, "monitoring": ["flower"]})
+    assert refusal.value.__notes__ == ["left behind: []"]
 
 
 def test_the_combinations_are_few_and_each_choice_meets_every_other() -> None:

@@ -19,15 +19,17 @@ def lines(content: bytes) -> int:
     return content.count(b"\n")
 
 
-def test_the_default_service_has_at_most_68_files(default: Service) -> None:
-    """What other programs read lies in deploy/ and is counted apart (docs/decisions/0007-alerts.md).
+def test_the_default_service_has_at_most_70_files(default: Service) -> None:
+    """What other programs read lies in deploy/ and .github/, and is counted apart (docs/decisions/0007-alerts.md).
 
-    Of the others it was 60; then came telemetry.py (0008-telemetry.md), four for the console (0009-console.md), two
-    for what knows the broker (0010-third-stack.md) and one for what fires schedules (0013-schedules-in-a-database.md).
+    Of the others it was 60; then came telemetry.py (0008-telemetry.md), four for the console (0009-console.md) and two
+    for what knows the broker (0010-third-stack.md), two for what an update
+    leaves to do and for the state's format (0016-updates.md, 0017-state.md), and one for what fires
+    schedules (0013-schedules-in-a-database.md).
     """
-    deployed = [path for path in default.files if path.startswith("deploy/")]
-    assert len(default.files) - len(deployed) <= 68, sorted(default.files)
-    assert len(deployed) <= 6, deployed
+    deployed = [path for path in default.files if path.startswith(("deploy/", ".github/"))]
+    assert len(default.files) - len(deployed) <= 70, sorted(default.files)
+    assert len(deployed) <= 8, deployed
 
 
 def test_runtime_and_modules_are_small(services: Sequence[Service]) -> None:
@@ -122,7 +124,7 @@ def test_a_service_speaks_of_no_other_stack(services: Sequence[Service]) -> None
 
 
 def test_a_service_declares_what_it_imports_and_nothing_else(services: Sequence[Service]) -> None:
-    comes_with = {"billiard": "celery", "kombu": "celery", "google": "temporalio"}
+    comes_with = {"billiard": "celery", "kombu": "celery", "google": "temporalio", "tornado": "flower"}
     comes_with |= {"starlette": "fastapi", "pydantic_core": "pydantic"}
     loaded_by_others = {"hiredis", "psycopg", "whitenoise"}
     shared = {"opentelemetry": {"opentelemetry_api", "opentelemetry_sdk", "opentelemetry_exporter_otlp_proto_http"}}

@@ -167,10 +167,17 @@ def health(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Find mistakes in configuration and code."""
-    from ..ops.doctor import diagnose
+    from ..ops.leftovers import leftovers
     from .display import show_all
 
-    findings = diagnose()
+    try:
+        from ..ops.doctor import diagnose
+
+        findings = diagnose()
+    except (ImportError, SyntaxError):  # a module that an update left in conflict, or that is missing
+        findings = list(leftovers())
+        if not findings:
+            raise
     if findings or as_json:
         show_all(findings, ("where", "problem", "mend"), as_json=as_json)
     else:

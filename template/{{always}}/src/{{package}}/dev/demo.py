@@ -66,7 +66,7 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
 
             stage = Stage(engine(), gateway)
             await make_due("sync_inventory")  # its interval is longer than the demo
-            await start_service(processes, service_commands({}))
+            await start_service(processes, service_commands(None))
             crash = asyncio.create_task(processes.crash())
             ready = asyncio.create_task(_until_jobs_flow(stage))
             await asyncio.wait([ready, crash], return_when=asyncio.FIRST_COMPLETED)

@@ -5,7 +5,6 @@ A broker or a PAYMENT_GATEWAY_URL of your own wins over the embedded server and 
 
 import asyncio
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -13,6 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -27,7 +28,6 @@ PACKAGE = __name__.partition(".")[0]
 SOURCE = Path(__file__).parents[1]
 VAR = Path("var")
 GATEWAY_PORT = 8900  # if free
-PAGES = ("api", "admin")  # commands that listen, where the service has them
 READY_WITHIN = 20.0  # seconds; then the overview comes anyway
 FAILURE = '{"fail": [{"status": 503, "times": 2}]}'
 ORDER = '{"order_id": "42", "amount_cents": 1999}'
@@ -55,13 +55,18 @@ async def _dev(config: Settings) -> int:
     port, gateway_port = _preferred(PORT), _preferred(GATEWAY_PORT)
     ui_port = UI_PORT and _preferred(UI_PORT)
     pages = {f"{NAME.title()} UI": f"http://127.0.0.1:{ui_port}"} if ui_port and not config.has_broker else {}
-    ports = {name: _preferred(getattr(config, f"{name}_port")) for name in PAGES if hasattr(config, f"{name}_port")}
+    wanted: int | None = getattr(config, "api_port", None)  # not there without an API
+    api_port = None if wanted is None else _preferred(wanted)
     if not config.has_broker:
         env |= environment(port)
     if own_gateway:
         env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{gateway_port}"
-    if "admin" in ports and not {"schedules_url", "admin_password"} & config.model_fields_set:
-        env["ADMIN_PASSWORD"] = secrets.token_urlsafe(12)  # for this run, on a database of our own
+    service = service_commands(api_port)
+    for name in ("admin", "flower"):  # where the service has them
+        if find_spec(f".{name}", __package__):
+            variables, rows = import_module(f".{name}", __package__).prepare(_preferred)
+            env, pages = env | variables, pages | rows
+            service[name] = [sys.executable, "-m", PACKAGE, name]
     async with Processes(env, _printer()) as processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)
@@ -71,9 +76,8 @@ async def _dev(config: Settings) -> int:
         if own_gateway:
             gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(gateway_port)]
             await processes.start("gateway", gateway)
-        service = service_commands(ports)
         await start_service(processes, service)
-        printing = asyncio.create_task(_print_overview_when_ready(processes, env, pages, ports))
+        printing = asyncio.create_task(_print_overview_when_ready(processes, env, pages, api_port))
         crash = await _until_stopped(stop, processes, service)
         printing.cancel()
         await processes.stop(*service)  # the broker and the gateway stay until the workers have drained
@@ -95,15 +99,16 @@ async def start_broker(processes: Processes, command: Sequence[str], port: int) 
     crash.cancel()
 
 
-def service_commands(ports: Mapping[str, int]) -> dict[str, list[str]]:
+def service_commands(api_port: int | None) -> dict[str, list[str]]:
     """The service's processes by name: a worker on all queues, one that keeps the last queue moving, and the others.
 
-    `ports`: where those of PAGES listen; one without a port is left out.
+    `api_port`: where to serve the HTTP API; None where there is none.
     """
     arguments = {"worker": ["worker"], "scheduler": ["scheduler"]}
     if len(QUEUES) > 1:
         arguments[f"worker-{QUEUES[-1].name}"] = ["worker", "--queue", QUEUES[-1].name]
-    arguments |= {name: [name, "--port", str(port)] for name, port in ports.items()}
+    if api_port is not None:
+        arguments["api"] = ["api", "--port", str(api_port)]
     return {name: [sys.executable, "-m", PACKAGE, *given] for name, given in arguments.items()}
 
 
@@ -192,7 +197,7 @@ def _printer() -> Callable[[str, str], None]:
 
 
 async def _print_overview_when_ready(
-    processes: Processes, env: Mapping[str, str], pages: Mapping[str, str], ports: Mapping[str, int]
+    processes: Processes, env: Mapping[str, str], pages: Mapping[str, str], api_port: int | None
 ) -> None:
     """Below the banners of all processes, where it is seen."""
     deadline = time.monotonic() + READY_WITHIN
@@ -201,13 +206,9 @@ async def _print_overview_when_ready(
     script = Path(sys.argv[0]).name
     command = f"python -m {PACKAGE}" if script == "__main__.py" else script
     rows = {**pages}
-    if "api" in ports:
-        served = f"http://127.0.0.1:{ports['api']}"
+    if api_port:
+        served = f"http://127.0.0.1:{api_port}"
         rows |= {"console": f"{served}/console", "HTTP API": f"{served}/docs", "metrics": f"{served}/metrics"}
-    if "admin" in ports:
-        rows["schedules"] = f"http://127.0.0.1:{ports['admin']}"
-    if password := env.get("ADMIN_PASSWORD"):
-        rows["log in there as"] = f"admin, password {password}"
     if url := env.get("PAYMENT_GATEWAY_URL"):
         rows["payment gateway"] = url
         rows["make it fail"] = f"curl {url}/control -d '{FAILURE}'"
