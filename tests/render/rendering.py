@@ -83,7 +83,11 @@ IMPOSSIBLE: list[dict[Factor, Any]] = [
     {("api", None): False, ("monitoring", "prometheus"): True},
     {("stack", None): "arq", ("monitoring", "flower"): True},
     {("stack", None): "temporal", ("monitoring", "flower"): True},
+    {("stack", None): "arq", ("schedules", None): "database"},
+    {("stack", None): "temporal", ("schedules", None): "database"},
 ]
+NOT_ASKED = {"arq": {"schedules"}, "temporal": {"broker", "schedules"}}
+"""By stack: what is not recorded there."""
 
 
 def combinations() -> list[Answers]:
@@ -145,7 +149,8 @@ def _answers(chosen: Mapping[Factor, Any]) -> Answers:
             answers[name] = value
         else:
             answers.setdefault(name, []).extend([choice] if value else [])
-    return {name: answers[name] for name in RECORDED if name in answers}
+    out = NOT_ASKED.get(answers["stack"], set())
+    return {name: answers[name] for name in RECORDED if name in answers and name not in out}
 
 
 def export(folder: Path) -> Path:

@@ -12,7 +12,18 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import ANSWERS_FILE, QUESTIONS, RECORDED, ROOT, Renderer, Service, choices, combinations, usual
+from .rendering import (
+    ANSWERS_FILE,
+    NOT_ASKED,
+    QUESTIONS,
+    RECORDED,
+    ROOT,
+    Renderer,
+    Service,
+    choices,
+    combinations,
+    usual,
+)
 
 ASKED = {name: question for name, question in RECORDED.items() if question.get("ask", True)}
 OTHER = {  # another good answer to each question that takes any text
@@ -50,6 +61,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("queues", [], "[critical, default, bulk]"),
     ("queues", ["default", "urgent"], "['critical', 'high', 'default', 'low', 'bulk']"),
     ("queues", "default", "for example --data 'queues=[critical, default]'"),
+    ("schedules", "redis", "['code', 'database']"),
     ("api", "perhaps", "for example --data api=false"),
     ("monitoring", "prometheus", "for example --data 'monitoring=[prometheus]', not prometheus"),
     ("monitoring", ["statsd"], "['prometheus', 'opentelemetry', 'flower']"),
@@ -133,7 +145,7 @@ def test_every_answer_changes_something(renderer: Renderer, default: Service, na
 def test_the_answers_file_records_what_was_answered_and_nothing_computed(services: list[Service]) -> None:
     for service in services:
         recorded = yaml.safe_load(service.files[ANSWERS_FILE])
-        without = {"broker"} if recorded["stack"] == "temporal" else set()
+        without = NOT_ASKED.get(recorded["stack"], set())
         assert {name for name in recorded if not name.startswith("_")} == set(RECORDED) - without
         assert {name: recorded[name] for name in service.answers} == dict(service.answers)
 

@@ -94,6 +94,9 @@ if find_spec("..ops.flower", __package__):
         import_module("..ops.flower", __package__).serve()
 
 
+if (found := find_spec("..admin", __package__)) and found.origin:
+    app.add_typer(import_module("..admin.commands", __package__).app, name="admin")
+
 app.add_typer(jobs.app)
 app.add_typer(operations.app)
 

@@ -195,10 +195,7 @@ async def _described(name: str) -> ScheduleDescription:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/.
-
-    Raises JobDeclarationError if a name stands twice, a payload does not fit, or a time is none for the server.
-    """
+    """The `SCHEDULES` of all modules in jobs/; raises JobDeclarationError for a name or payload that cannot be."""
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     if len(names := sorted(schedule.name for schedule in schedules)) != len(set(names)):
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {names}")
@@ -217,8 +214,7 @@ async def pause(name: str) -> None:
 
 async def resume(name: str) -> None:
     """Let it fire again at its next time, an interval from now; raises UnknownSchedule."""
-    wanted = await _handle(name)
-    [every] = [schedule.when for schedule in declared() if schedule.name == name]
+    wanted, every = await _handle(name), known(name).when
 
     async def change(now: ScheduleUpdateInput) -> ScheduleUpdate | None:
         found = now.description.schedule
@@ -237,14 +233,19 @@ async def resume(name: str) -> None:
 
 async def _handle(name: str) -> ScheduleHandle:
     """Of a declared schedule, which the server may not have yet."""
-    for schedule in declared():
-        if schedule.name == name:
-            await _put(await client(), schedule)
-            return (await client()).get_schedule_handle(name)
-    raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(one.name for one in declared())}")
+    await _put(await client(), known(name))
+    return (await client()).get_schedule_handle(name)
+
+
+def known(name: str) -> Schedule:
+    """The declared one; raises UnknownSchedule."""
+    found = {schedule.name: schedule for schedule in declared()}
+    if name not in found:
+        raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
+    return found[name]
 
 
 async def make_due(job: str) -> None:
     """Let the schedules of this job fire now."""
-    for schedule in [one for one in declared() if one.job.name == job]:
+    for schedule in (one for one in declared() if one.job.name == job):
         await (await _handle(schedule.name)).trigger()
