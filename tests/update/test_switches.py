@@ -12,7 +12,13 @@ from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
 STACKS = ("celery", "arq", "temporal")
 CHANGES: list[dict[str, Any]] = [
     {"api": False, "monitoring": ["opentelemetry"]},
-    {"ci": "gitlab", "queues": ["default", "low"], "large_results": "database", "python_version": "3.13"},
+    {
+        "ci": "gitlab",
+        "schedules": "database",
+        "queues": ["default", "low"],
+        "large_results": "database",
+        "python_version": "3.13",
+    },
 ]
 
 
