@@ -40,7 +40,8 @@ if "SEASON" in os.environ:
 
 if "EVERY" in os.environ:
     payload = {"label": os.environ.get("LABEL", "declared")}
-    SCHEDULES = [Schedule("declared", mark, timedelta(seconds=int(os.environ["EVERY"])), payload)]
+    name = os.environ.get("SCHEDULE", "declared")
+    SCHEDULES = [Schedule(name, mark, timedelta(seconds=int(os.environ["EVERY"])), payload)]
 """
 
 
@@ -226,7 +227,7 @@ def release(service: Service, schedulers: list[Process], **environment: Any) -> 
     for each in schedulers:
         each.kill_group()
     wanted = {key.upper(): str(value) for key, value in environment.items()}
-    before = {key: service.environment.pop(key, "") for key in ("SEASON", "EVERY", "LABEL")}
+    before = {key: service.environment.pop(key, "") for key in ("SEASON", "EVERY", "LABEL", "SCHEDULE")}
     service.environment |= wanted
     try:
         schedulers[:] = [service.start_scheduler() for _ in range(2)]
@@ -256,6 +257,11 @@ def test_a_release_changes_what_it_declares_but_not_what_an_operator_changed(
     assert schedule(service, "declared"), "one that jobs/ declares is paused, not deleted"
     release(service, schedulers, season=1)
     assert schedule(service, "declared"), "it was changed: now it is the operator's"
+    release(service, schedulers, season=1, every=3600, schedule="another")
+    assert schedule(service, "another")
+    assert [each.returncode for each in schedulers] == [None, None], "both wanted to make it"
+    release(service, schedulers, season=1)
+    assert not schedule(service, "another"), "nobody had changed it"
 
 
 def test_a_schedule_whose_job_is_gone_is_disabled_with_an_alarm_and_the_others_go_on(
