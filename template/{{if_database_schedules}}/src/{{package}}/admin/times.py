@@ -33,7 +33,8 @@ def read(text: str) -> crontab | timedelta:
     try:
         return crontab(**dict(zip(FIELDS, fields, strict=True)))
     except (ParseException, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{text!r} is no crontab: {error}; write for example 0 6 * * mon, or */5 * * * *") from None
+        why = str(error).rstrip(".")
+        raise ValueError(f"{text!r} is no crontab: {why}; write for example 0 6 * * mon, or */5 * * * *") from None
 
 
 def written(when: crontab | timedelta) -> str:
