@@ -233,19 +233,18 @@ async def resume(name: str) -> None:
 
 async def _handle(name: str) -> ScheduleHandle:
     """Of a declared schedule, which the server may not have yet."""
-    await _put(await client(), known(name))
-    return (await client()).get_schedule_handle(name)
+    await _put(asked := await client(), known(name))
+    return asked.get_schedule_handle(name)
 
 
 def known(name: str) -> Schedule:
     """The declared one; raises UnknownSchedule."""
-    found = {schedule.name: schedule for schedule in declared()}
-    if name not in found:
-        raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
-    return found[name]
+    if name in (found := {schedule.name: schedule for schedule in declared()}):
+        return found[name]
+    raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
 
 
 async def make_due(job: str) -> None:
     """Let the schedules of this job fire now."""
-    for schedule in (one for one in declared() if one.job.name == job):
-        await (await _handle(schedule.name)).trigger()
+    for name in [schedule.name for schedule in declared() if schedule.job.name == job]:
+        await (await _handle(name)).trigger()
