@@ -1,28 +1,25 @@
-"""Render the template hundreds of times in one process, so that each commit can try every combination of answers.
+"""Every combination of answers, rendered in seconds: each file once for each distinct set of the answers that it reads.
 
-A `copier copy` takes 1.5 s: most of it is start-up, git, and compiling the same Jinja sources again. Here the working
-tree is exported to a plain folder, Copier is told that there is no git, and each Jinja source is compiled once: some
-80 ms a service. That patches private names of Copier, whose minor version pyproject.toml pins; RENDER_STOCK=1 leaves it
-as it is, and test_copier.py compares both.
+A `copier copy` takes 1.5 s, and there are thousands of combinations. But a file's path and text name the answers on
+which they depend, so what they render to for one set of these holds for all combinations that share it. Copier's own
+questions and Jinja environment do the work, on a plain export; test_copier.py compares with the stock command.
 """
 
 import itertools
-import os
 import shutil
 import subprocess
-from collections.abc import Generator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import copier
-import jinja2
-import pytest
 import yaml
-from copier._jinja_ext import get_yield_context
-from jinja2.nativetypes import NativeEnvironment
+from copier._main import Worker  # private names of Copier, whose minor version pyproject.toml pins
+from copier._user_data import AnswersMap, Question
+from jinja2 import Template, meta
 
 ROOT = Path(__file__).resolve().parents[2]
 QUESTIONS: dict[str, dict[str, Any]] = {
@@ -38,14 +35,17 @@ Answers = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Service:
-    """A rendered service, kept in memory: its answers and the bytes of each file by path."""
+    """A rendered service, kept in memory: all answers, computed ones included, and the bytes of each file by path."""
 
     answers: Answers
     files: Mapping[str, bytes] = field(repr=False)
 
     @property
     def label(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in self.answers.items()) or "defaults"
+        return label(self.answers)
+
+    def text(self, path: str) -> str:
+        return self.files[path].decode()
 
     def python(self) -> dict[str, bytes]:
         return {path: content for path, content in self.files.items() if path.endswith(".py")}
@@ -58,6 +58,11 @@ class Service:
         return folder
 
 
+def label(answers: Answers) -> str:
+    """The answers that are no text of one's own."""
+    return " ".join(f"{name}={value}" for name, value in answers.items() if choices(RECORDED.get(name, {})))
+
+
 def choices(question: Mapping[str, Any]) -> list[Any]:
     """The values a question with choices (or yes and no) accepts."""
     if question.get("type") == "bool":
@@ -67,81 +72,12 @@ def choices(question: Mapping[str, Any]) -> list[Any]:
     return [value["value"] if isinstance(value, dict) else value for value in values]
 
 
-def usual(question: Mapping[str, Any]) -> Any:
-    """The default, with the HTTP API."""
-    default = question["default"]
-    computed = question.get("multiselect") and isinstance(default, str)
-    return NativeEnvironment().from_string(default).render(api=True) if computed else default
-
-
-Factor = tuple[str, Any]
-"""A question, or a question and one of the choices of which several may be taken."""
-Item = tuple[int, int]
-"""A factor and a value of it, by number."""
-
-IMPOSSIBLE: list[dict[Factor, Any]] = [{("api", None): False, ("monitoring", "prometheus"): True}]
-
-
-def combinations() -> list[Answers]:
-    """Any three answers to different questions meet in one of these; for the queues, every subset that holds `default`.
-
-    Where else several may be chosen, each choice counts as a question of yes or no. The Python version, which changes
-    two lines, meets each subset of queues on each stack and no more. All combinations would be thousands.
-    """
-    every: dict[Factor, list[Any]] = {}
-    for name, question in RECORDED.items():
-        values = choices(question)
-        if name == "queues":
-            subsets = itertools.product([True, False], repeat=len(values))
-            picked = [[value for value, taken in zip(values, subset, strict=True) if taken] for subset in subsets]
-            every[name, None] = [subset for subset in picked if "default" in subset]
-        elif question.get("multiselect"):
-            every.update({(name, value): [True, False] for value in values})
-        elif len(values) > 1:
-            every[name, None] = values
-    factors = sorted(every, key=lambda factor: -len(every[factor]))  # the largest first: fewer are needed
-    values = [every[factor] for factor in factors]
-    items = [[(factor, value) for value in range(len(values[factor]))] for factor in range(len(values))]
-    barred = {
-        frozenset((factors.index(factor), every[factor].index(value)) for factor, value in case.items())
-        for case in IMPOSSIBLE
-    }
-    triples = (triple for three in itertools.combinations(items, 3) for triple in itertools.product(*three))
-    loose = {"python_version", "queues"}
-    wanted = (triple for triple in triples if not loose < {factors[factor][0] for factor, _ in triple} - {"stack"})
-    missing = {triple for triple in wanted if not any(case <= set(triple) for case in barred)}
-    found: list[Answers] = []
-    while missing:
-        chosen = _completed(min(missing), items, missing, barred)
-        missing -= set(itertools.combinations(chosen, 3))
-        found.append(_answers({factors[factor]: values[factor][value] for factor, value in chosen}))
-    return found
-
-
-def _completed(
-    begun: Sequence[Item], items: Sequence[Sequence[Item]], missing: Set[tuple[Item, ...]], barred: Set[frozenset[Item]]
-) -> list[Item]:
-    """A value of each factor, these among them; the others so that they bring most of what is missing."""
-    chosen = list(begun)
-
-    def brings(item: Item) -> int:
-        return sum(tuple(sorted((item, *pair))) in missing for pair in itertools.combinations(chosen, 2))
-
-    for values in items:
-        if not set(values) & set(chosen):
-            possible = [item for item in values if not any(case <= {*chosen, item} for case in barred)]
-            chosen.append(max(possible, key=brings))
-    return sorted(chosen)
-
-
-def _answers(chosen: Mapping[Factor, Any]) -> Answers:
-    answers: dict[str, Any] = {}
-    for (name, choice), value in chosen.items():
-        if choice is None:
-            answers[name] = value
-        else:
-            answers.setdefault(name, []).extend([choice] if value else [])
-    return {name: answers[name] for name in RECORDED if name in answers}
+def answers_to(question: Mapping[str, Any]) -> list[Any]:
+    """Everything that can be answered to a question with choices: of several, every subset."""
+    values = choices(question)
+    if not question.get("multiselect"):
+        return values
+    return [[*subset] for size in range(len(values) + 1) for subset in itertools.combinations(values, size)]
 
 
 def export(folder: Path) -> Path:
@@ -155,56 +91,208 @@ def export(folder: Path) -> Path:
     return folder
 
 
-class Renderer:
-    """Renders one exported template; the same bytes of different services are held once."""
+@dataclass(frozen=True)
+class Jinja:
+    """A compiled text, with the names of the answers that it reads."""
 
-    def __init__(self, template: Path) -> None:
-        self.template = template
-        self._held: dict[bytes, bytes] = {}
+    template: Template
+    reads: frozenset[str]
+
+
+class File:
+    """One file of the template: what it renders to, for each distinct set of the answers that it reads."""
+
+    def __init__(self, source: Path, parts: Sequence[Jinja], text: Jinja | bytes) -> None:
+        self.source = source
+        self.path_reads = frozenset[str]().union(*(part.reads for part in parts))
+        self.reads = sorted(self.path_reads | text.reads if isinstance(text, Jinja) else self.path_reads)
+        self._parts = parts
+        self._text = text
+        self._key = itemgetter(*self.reads) if self.reads else lambda _: None
+        self._rendered: dict[Any, tuple[str, bytes] | None] = {}
+
+    @property
+    def constant(self) -> bool:
+        """Rendered, though its text reads no answer."""
+        return isinstance(self._text, Jinja) and not self._text.reads
+
+    @property
+    def paths(self) -> set[str]:
+        """Where it has been rendered to."""
+        return {path for path, _ in filter(None, self._rendered.values())}
+
+    def render(self, answers: Answers) -> tuple[str, bytes] | None:
+        """Its path in the service and its content, or nothing where its layer does not apply."""
+        key = self._key(answers)
+        if key not in self._rendered:
+            self._rendered[key] = self._render(thawed({name: answers[name] for name in self.reads}))
+        return self._rendered[key]
+
+    def _render(self, answers: Answers) -> tuple[str, bytes] | None:
+        parts = [part.template.render(answers) for part in self._parts]
+        if not all(parts):
+            return None
+        content = self._text if isinstance(self._text, bytes) else self._text.template.render(answers).encode()
+        return Path(*parts).as_posix(), content
+
+
+def frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def thawed(answers: Answers) -> dict[str, Any]:
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in answers.items()}
+
+
+class Matrix:
+    """All combinations of answers to one exported template; questions that take any text keep their default.
+
+    The answers file is left out: it holds every answer, so no two are the same (test_copier.py looks at it).
+    """
+
+    def __init__(self, template: Path, like: "Matrix | None" = None) -> None:
+        """With `like`, the covering combinations of another matrix, and what it has compiled."""
+        self._template = template
+        self._worker = Worker(str(template), defaults=True)
+        self._constants = {name: value for name, value in self._worker._render_context().items() if name[0] == "_"}
+        self._asked: dict[Any, list[Any]] = {}
+        self._texts: dict[str, Jinja] = {}
+        self._sources: dict[tuple[Path, bytes], File] = dict(like._sources) if like else {}
+        self.questions = self._worker.template.questions_data
+        root = self._worker.template_copy_root
+        paths = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
+        files = [self._file(path, (root / path).read_bytes()) for path in paths]
+        self.files = [file for file in files if "_copier_answers" not in file.reads]
+        self.combinations = like.covering if like and like.questions == self.questions else self._combinations({})
+
+    def __iter__(self) -> Iterator[Service]:
+        return map(self._service, self.combinations)
 
     def render(self, answers: Answers) -> Service:
-        """Raises what Copier raises for a bad answer; as a user without --trust would."""
-        with TemporaryDirectory() as scratch, _fast():
-            folder = Path(scratch) / "service"
+        """One service, with defaults for what is not given. A wrong answer raises ValueError in Copier's words."""
+        [combination] = self._combinations(answers, everything=False)
+        return self._service(combination)
+
+    def each(self, *patterns: str) -> list[Service]:
+        """One service for each set of paths with distinct contents of those that match: it stands for all."""
+        assert self.contents  # so that it is known where each file goes
+        reads = set()
+        for file in self.files:
+            matching = any(fnmatchcase(path, pattern) for path in file.paths for pattern in patterns)
+            reads |= set(file.reads if matching else file.path_reads)
+        distinct = {tuple(answers[name] for name in reads): answers for answers in reversed(self.combinations)}
+        return [self._service(answers) for answers in distinct.values()]
+
+    @cached_property
+    def contents(self) -> dict[tuple[str, bytes], Answers]:
+        """Each distinct file by path and content, with answers that bring it."""
+        found: dict[tuple[str, bytes], Answers] = {}
+        for file in self.files:
+            for answers in self.combinations:
+                if rendered := file.render(answers):
+                    found.setdefault(rendered, answers)
+        return found
+
+    @cached_property
+    def covering(self) -> list[Answers]:
+        """Few combinations in which each choice, taken or not, meets every choice of the other questions."""
+        pairs = [(set(_pairs(answers)), answers) for answers in self.combinations]
+        missing = set[Any]().union(*(brought for brought, _ in pairs))
+        chosen: list[Answers] = []
+        while missing:
+            wanted = min(missing, key=repr)
+            brought, answers = max(
+                (each for each in pairs if wanted in each[0]), key=lambda each: len(each[0] & missing)
+            )
+            chosen.append(answers)
+            missing -= brought
+        return chosen
+
+    def reads(self, name: str) -> set[str]:
+        """The answers on which a question depends: by its default, its choices, or whether it is asked."""
+        return set().union(*map(self._reads, _texts(self.questions[name]))) - {name}
+
+    def _service(self, answers: Answers) -> Service:
+        return Service(thawed(answers), dict(filter(None, (file.render(answers) for file in self.files))))
+
+    def _file(self, path: Path, content: bytes) -> File:
+        if (path, content) not in self._sources:
+            rendered = path.suffix == self._worker.template.templates_suffix
+            parts = [self._compiled(part) for part in (path.with_suffix("") if rendered else path).parts]
+            text = self._compiled(content.decode()) if rendered else content
+            self._sources[path, content] = File(path, parts, text)
+        return self._sources[path, content]
+
+    def _compiled(self, text: str) -> Jinja:
+        if text not in self._texts:
+            self._texts[text] = Jinja(self._worker.jinja_env.from_string(text), frozenset(self._reads(text)))
+        return self._texts[text]
+
+    def _reads(self, text: str) -> set[str]:
+        """The questions that a text names, or what it includes; `_copier_answers` stands for all."""
+        tree = self._worker.jinja_env.parse(text)
+        included = [(self._template / name).read_text() for name in filter(None, meta.find_referenced_templates(tree))]
+        named = meta.find_undeclared_variables(tree) & {*self.questions, "_copier_answers"}
+        return named.union(*map(self._reads, included))
+
+    def _combinations(self, given: Answers, *, everything: bool = True) -> Sequence[Answers]:
+        found: list[dict[str, Any]] = [{}]
+        for name, question in self.questions.items():
+            reads = sorted(self.reads(name))
+            values = [given[name]] if name in given else answers_to(question) if everything else []
+            found = [
+                {**answers, name: value}
+                for answers in found
+                for value in self._accepted(name, values, {read: answers[read] for read in reads})
+            ]
+        return found
+
+    def _accepted(self, name: str, values: Sequence[Any], reads: Answers) -> list[Any]:
+        """Of these values those that Copier accepts after the answers that the question reads; of none the default."""
+        key = (name, *map(frozen, values), *reads.values())
+        if key not in self._asked:
+            self._asked[key] = [*map(frozen, self._accept(name, values, thawed(reads)))]
+        return self._asked[key]
+
+    def _accept(self, name: str, values: Sequence[Any], reads: Answers) -> list[Any]:
+        question = Question(
+            var_name=name,
+            answers=AnswersMap(),
+            context={**self._constants, **reads},
+            jinja_env=self._worker.jinja_env,
+            **self.questions[name],
+        )
+        if not values or not question.get_when():
+            return [question.get_default()]
+        accepted, refusals = [], []
+        for value in values:
             try:
-                copier.run_copy(str(self.template), folder, data=dict(answers), defaults=True, quiet=True, unsafe=False)
-            except Exception as refusal:
-                refusal.add_note(f"left behind: {sorted(map(str, folder.rglob('*')))}")
-                raise
-            found = sorted(path for path in folder.rglob("*") if path.is_file())
-            contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-        return Service(answers, {path: self._held.setdefault(content, content) for path, content in contents.items()})
+                answer = question.parse_answer(value)
+                question.validate_answer(answer)
+                accepted.append(answer)
+            except ValueError as refusal:
+                refusals.append(refusal)
+        if not accepted:
+            raise refusals[0]
+        return accepted
 
 
-_compiled: dict[tuple[str, str | None, str | None], Any] = {}
-_compile = jinja2.Environment.compile
+def _texts(value: Any) -> Iterator[str]:
+    """Every text in a question, however deep."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from itertools.chain.from_iterable(map(_texts, value.values()))
+    elif isinstance(value, list):
+        yield from itertools.chain.from_iterable(map(_texts, value))
 
 
-def _compile_once(
-    self: jinja2.Environment,
-    source: Any,
-    name: str | None = None,
-    filename: str | None = None,
-    raw: bool = False,
-    defer_init: bool = False,
-) -> Any:
-    if raw or not isinstance(source, str):
-        return _compile(self, source, name, filename, raw, defer_init)
-    context = get_yield_context(self)  # what Copier's extension resets on each compilation
-    context.yield_name = context.yield_iterable = None
-    key = (source, name, filename)
-    if key not in _compiled:
-        _compiled[key] = _compile(self, source, name, filename, raw, defer_init)
-    return _compiled[key]
-
-
-@contextmanager
-def _fast() -> Generator[None]:
-    if os.environ.get("RENDER_STOCK"):
-        yield
-        return
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("copier._main.is_git_available", lambda: False)
-        patch.setattr("copier._template.is_git_available", lambda: False)
-        patch.setattr(jinja2.Environment, "compile", _compile_once)
-        yield
+def _pairs(answers: Answers) -> Iterator[tuple[Any, Any]]:
+    """Each two choices to different questions; where several may be chosen, each is a question of yes or no."""
+    factors: list[tuple[str, Any]] = []
+    for name, question in RECORDED.items():
+        if question.get("multiselect"):
+            factors += [(f"{name}:{choice}", choice in answers[name]) for choice in choices(question)]
+        elif choices(question):
+            factors.append((name, answers[name]))
+    return itertools.combinations(factors, 2)
