@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import PurePosixPath
 
-from .rendering import Matrix, Service
+from .matrix import Matrix
+from .rendering import Service
 
 PACKAGE = "src/my_service"
 TOLD = ("*.md", "*.yaml", "*.yml", "*.toml", "*.example")

@@ -15,7 +15,8 @@ from typing import Any
 import yaml
 
 from .agreement import imported
-from .rendering import QUESTIONS, Answers, Matrix, Service, answers_to, label
+from .matrix import Matrix
+from .rendering import QUESTIONS, Answers, Service, answers_to, label
 
 Contents = Mapping[tuple[str, bytes], Answers]
 PARSERS: dict[str, Callable[[str], Any]] = {

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from .checks import complaints
-from .rendering import Matrix, Service, export
+from .matrix import Matrix
+from .rendering import Service, export
 
 REPORT = pytest.StashKey[list[str]]()
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from copier import run_copy
 
-from .rendering import QUESTIONS, RECORDED, ROOT, Matrix, Service, choices
+from .matrix import Matrix
+from .rendering import QUESTIONS, RECORDED, ROOT, Service, choices
 
 ASKED = {name: question for name, question in RECORDED.items() if question.get("ask", True)}
 OTHER = {  # another good answer to each question that takes any text

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .rendering import ANSWERS_FILE, RECORDED, Matrix
+from .matrix import Matrix
+from .rendering import ANSWERS_FILE, RECORDED
 
 COPIER = [sys.executable, "-m", "copier"]
 GIT = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]

@@ -7,7 +7,8 @@ import pytest
 
 from . import checks
 from .agreement import contradictions
-from .rendering import QUESTIONS, RECORDED, Matrix, choices
+from .matrix import Matrix
+from .rendering import QUESTIONS, RECORDED, choices
 
 VERSIONS = choices(QUESTIONS["python_version"])
 

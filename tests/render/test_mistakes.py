@@ -12,7 +12,8 @@ from jinja2 import UndefinedError
 
 from . import checks
 from .agreement import contradictions
-from .rendering import QUESTIONS, Matrix, choices
+from .matrix import Matrix
+from .rendering import QUESTIONS, choices
 
 ALWAYS = "template/{{always}}"
 PACKAGE = f"{ALWAYS}/src/{{{{package}}}}"

@@ -15,7 +15,8 @@ import pytest
 import yaml
 
 from .checks import complaints
-from .rendering import ROOT, Matrix, Service
+from .matrix import Matrix
+from .rendering import ROOT, Service
 
 FOLDER = "deploy/monitoring"
 FILES = {"compose.yaml", "dashboard.json", "prometheus.yml", "rules.yml", "rules_test.yml", "runbook.md"}

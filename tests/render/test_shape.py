@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from ..contract.stacks import STACKS, matches
-from .rendering import QUESTIONS, ROOT, Matrix, Service, choices
+from .matrix import Matrix
+from .rendering import QUESTIONS, ROOT, Service, choices
 
 TEMPLATE = ROOT / "template"
 

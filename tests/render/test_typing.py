@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from .rendering import ROOT, Matrix
+from .matrix import Matrix
+from .rendering import ROOT
 
 CALLS = sorted((ROOT / "tests/typing").glob("*.py"))
 
