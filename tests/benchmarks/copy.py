@@ -1,4 +1,4 @@
-"""How long `copier copy` of the default service takes, beside a template of one file: start-up, git and import included.
+"""How long `copier copy` of the default service takes, beside a template of one file: start-up, git and all.
 
     uv run --frozen python tests/benchmarks/copy.py --rounds 7
 
