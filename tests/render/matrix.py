@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from itertools import combinations
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,9 @@ from copier._main import Worker  # private names of Copier, whose minor version 
 from copier._user_data import AnswersMap, Question
 from jinja2 import Template, meta
 
-from .rendering import RECORDED, Answers, Service, answers_to, choices
+from .rendering import Answers, Service, answers_to, pairs
+
+RECORD = "_copier_answers"
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,17 @@ def frozen(value: Any) -> Any:
 
 
 def thawed(answers: Answers) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in answers.items()}
+    found = {name: list(value) if isinstance(value, tuple) else value for name, value in answers.items()}
+    if RECORD in answers:
+        found[RECORD] = thawed(dict(answers[RECORD]))
+    return found
 
 
 class Matrix:
     """All combinations of answers to one exported template; questions that take any text keep their default.
 
-    The answers file is left out: it holds every answer, so no two are the same (test_copier.py looks at it).
+    A file that holds all answers as data has those of the default service, or no two would be the same; of `render` it
+    has its own. The answers file is left out (test_copier.py looks at it).
     """
 
     def __init__(self, template: Path, like: "Matrix | None" = None) -> None:
@@ -90,14 +95,14 @@ class Matrix:
         self._template = template
         self._worker = Worker(str(template), defaults=True)
         self._constants = {name: value for name, value in self._worker._render_context().items() if name[0] == "_"}
-        self._asked: dict[Any, list[Any]] = {}
+        self._asked: dict[Any, list[tuple[bool, Any]]] = {}
         self._texts: dict[str, Jinja] = {}
         self._sources: dict[tuple[Path, bytes], File] = dict(like._sources) if like else {}
         self.questions = self._worker.template.questions_data
         root = self._worker.template_copy_root
         paths = sorted(path.relative_to(root) for path in root.rglob("*") if path.is_file())
         files = [self._file(path, (root / path).read_bytes()) for path in paths]
-        self.files = [file for file in files if "_copier_answers" not in file.reads]
+        self.files = [file for file in files if "_copier_conf" not in file.reads]
         self._like = like
 
     @cached_property
@@ -105,7 +110,8 @@ class Matrix:
         """All, computed answers included."""
         if self._like and self._like.questions == self.questions:
             return self._like.covering
-        return self._combinations({})
+        [default] = self._combinations({}, everything=False)
+        return [{**answers, RECORD: default[RECORD]} for answers in self._combinations({})]
 
     def __iter__(self) -> Iterator[Service]:
         return map(self._service, self.combinations)
@@ -143,16 +149,15 @@ class Matrix:
     @cached_property
     def covering(self) -> list[Answers]:
         """Few combinations in which each choice, taken or not, meets every choice of the other questions."""
-        pairs = [(set(_pairs(answers)), answers) for answers in self.combinations]
-        missing = set[Any]().union(*(brought for brought, _ in pairs))
+        known = [(set(pairs(answers)), answers) for answers in self.combinations]
+        missing = set[Any]().union(*(met for met, _ in known))
         chosen: list[Answers] = []
         while missing:
             wanted = min(missing, key=repr)
-            brought, answers = max(
-                (each for each in pairs if wanted in each[0]), key=lambda each: len(each[0] & missing)
-            )
+            candidates = [each for each in known if wanted in each[0]]
+            met, answers = max(candidates, key=lambda each: len(each[0] & missing))
             chosen.append(answers)
-            missing -= brought
+            missing -= met
         return chosen
 
     def reads(self, name: str) -> set[str]:
@@ -176,32 +181,37 @@ class Matrix:
         return self._texts[text]
 
     def _reads(self, text: str) -> set[str]:
-        """The questions that a text names, or what it includes; `_copier_answers` stands for all."""
+        """The answers that a text names, or what it includes."""
         tree = self._worker.jinja_env.parse(text)
         included = [(self._template / name).read_text() for name in filter(None, meta.find_referenced_templates(tree))]
-        named = meta.find_undeclared_variables(tree) & {*self.questions, "_copier_answers"}
+        named = meta.find_undeclared_variables(tree) & {*self.questions, RECORD, "_copier_conf"}
         return named.union(*map(self._reads, included))
 
     def _combinations(self, given: Answers, *, everything: bool = True) -> Sequence[Answers]:
-        found: list[dict[str, Any]] = [{}]
+        found: list[dict[str, Any]] = [{RECORD: ()}]
         for name, question in self.questions.items():
             reads = sorted(self.reads(name))
             values = [given[name]] if name in given else answers_to(question) if everything else []
             found = [
-                {**answers, name: value}
+                {**answers, name: value, RECORD: answers[RECORD] + (((name, value),) if asked else ())}
                 for answers in found
-                for value in self._accepted(name, values, {read: answers[read] for read in reads})
+                for asked, value in self._accepted(
+                    name, values, {read: answers[read] for read in reads if read in answers}
+                )
             ]
         return found
 
-    def _accepted(self, name: str, values: Sequence[Any], reads: Answers) -> list[Any]:
-        """Of these values those that Copier accepts after the answers that the question reads; of none the default."""
-        key = (name, *map(frozen, values), *reads.values())
+    def _accepted(self, name: str, values: Sequence[Any], reads: Answers) -> list[tuple[bool, Any]]:
+        """Of these values those that Copier accepts after the answers that the question reads; of none the default.
+
+        Each with whether the question is asked, which is when the answer is recorded.
+        """
+        key = (name, *map(frozen, values), *reads.items())
         if key not in self._asked:
-            self._asked[key] = [*map(frozen, self._accept(name, values, thawed(reads)))]
+            self._asked[key] = [(asked, frozen(value)) for asked, value in self._accept(name, values, thawed(reads))]
         return self._asked[key]
 
-    def _accept(self, name: str, values: Sequence[Any], reads: Answers) -> list[Any]:
+    def _accept(self, name: str, values: Sequence[Any], reads: Answers) -> list[tuple[bool, Any]]:
         question = Question(
             var_name=name,
             answers=AnswersMap(),
@@ -210,13 +220,13 @@ class Matrix:
             **self.questions[name],
         )
         if not values or not question.get_when():
-            return [question.get_default()]
+            return [(question.get_when(), question.get_default())]
         accepted, refusals = [], []
         for value in values:
             try:
                 answer = question.parse_answer(value)
                 question.validate_answer(answer)
-                accepted.append(answer)
+                accepted.append((True, answer))
             except ValueError as refusal:
                 refusals.append(refusal)
         if not accepted:
@@ -233,14 +243,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for each in value:
             yield from _texts(each)
-
-
-def _pairs(answers: Answers) -> Iterator[tuple[Any, Any]]:
-    """Each two choices to different questions; where several may be chosen, each is a question of yes or no."""
-    factors: list[tuple[str, Any]] = []
-    for name, question in RECORDED.items():
-        if question.get("multiselect"):
-            factors += [(f"{name}:{choice}", choice in answers[name]) for choice in choices(question)]
-        elif choices(question):
-            factors.append((name, answers[name]))
-    return combinations(factors, 2)

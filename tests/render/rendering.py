@@ -3,7 +3,7 @@
 import itertools
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,17 @@ def answers_to(question: Mapping[str, Any]) -> list[Any]:
     if not question.get("multiselect"):
         return values
     return [[*subset] for size in range(len(values) + 1) for subset in itertools.combinations(values, size)]
+
+
+def pairs(answers: Answers) -> Iterator[tuple[Any, Any]]:
+    """Each two choices to different questions; where several may be chosen, each is a question of yes or no."""
+    factors: list[tuple[str, Any]] = []
+    for name, question in RECORDED.items():
+        if question.get("multiselect"):
+            factors += [(f"{name}:{choice}", choice in answers[name]) for choice in choices(question)]
+        elif choices(question):
+            factors.append((name, answers[name]))
+    return itertools.combinations(factors, 2)
 
 
 def export(folder: Path) -> Path:

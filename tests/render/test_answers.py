@@ -51,13 +51,15 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("queues", [], "[critical, default, bulk]"),
     ("queues", ["default", "urgent"], "['critical', 'high', 'default', 'low', 'bulk']"),
     ("queues", "default", "for example --data 'queues=[critical, default]'"),
+    ("schedules", "redis", "['code', 'database']"),
     ("api", "perhaps", "for example --data api=false"),
     ("monitoring", "prometheus", "for example --data 'monitoring=[prometheus]', not prometheus"),
-    ("monitoring", ["flower"], "['prometheus', 'opentelemetry']"),
+    ("monitoring", ["statsd"], "['prometheus', 'opentelemetry', 'flower']"),
     ("runbook", "", "a path or a URL"),
     ("runbook", "our wiki", "for example https://wiki.example.com"),
     ("runbook", "{{ package }}", "a path or a URL"),
     ("large_results", "s3", "['object_store', 'database']"),
+    ("ci", "jenkins", "['github', 'gitlab', 'none']"),
     ("stak", "arq", "does not ask for stak. It asks for project_name"),
     ("if_api", ".", "does not ask for if_api"),
 ]
@@ -86,6 +88,12 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(matrix: Matrix) -> None
     with pytest.raises(ValueError, match="reads /metrics of the HTTP API: answer api=true, or leave it out"):
         matrix.render({"api": False, "monitoring": ["prometheus"]})
     assert matrix.render({"api": False}).answers["monitoring"] == []
+
+
+@pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])
+def test_flower_is_for_celery_alone(matrix: Matrix, stack: str) -> None:
+    with pytest.raises(ValueError, match="shows Celery's workers only: answer stack=celery, or leave it out"):
+        matrix.render({"stack": stack, "monitoring": ["flower"]})
 
 
 def test_every_text_of_ones_own_changes_something(matrix: Matrix, default: Service) -> None:

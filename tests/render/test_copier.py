@@ -103,7 +103,7 @@ def test_an_update_brings_fixes_and_leaves_the_users_files_alone(repository: Pat
     assert ours.endswith("# our note at the end\n")
     assert after["src/order_desk/queues.py"].startswith(b"# changed in v1.1\n")
     assert b"project_slug: order-desk" in after[ANSWERS_FILE]
-    assert "git grep -n '<<<<<<<'" in message
+    assert "git grep -nE '^(<<<<<<<|>>>>>>>) '" in message
 
 
 def test_an_answer_can_be_changed_without_a_new_release(repository: Path, tmp_path: Path) -> None:

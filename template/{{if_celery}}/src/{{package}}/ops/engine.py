@@ -65,6 +65,7 @@ class CeleryEngine:
     def __init__(self) -> None:
         settings().require_redis_url()
         app.loader.import_default_modules()
+        schedules.prepare()
 
     def _tasks(self) -> dict[str, JobTask[Any, Any]]:
         return {name: task for name, task in sorted(app.tasks.items()) if isinstance(task, JobTask) and task.arguments}
@@ -189,17 +190,13 @@ class CeleryEngine:
     def discard(self, job_id: str) -> None:
         dead_letters.discard(job_id)
 
+    pause = staticmethod(in_thread(schedules.pause))
+    resume = staticmethod(in_thread(schedules.resume))
+    fire = staticmethod(in_thread(schedules.fire))
+
     @in_thread
     def schedules(self) -> list[ScheduleStatus]:
         return schedules.statuses()
-
-    @in_thread
-    def pause(self, schedule: str) -> None:
-        schedules.pause(schedule)
-
-    @in_thread
-    def resume(self, schedule: str) -> None:
-        schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:

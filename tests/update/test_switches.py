@@ -1,0 +1,47 @@
+"""Another answer on the same version, `copier update --vcs-ref=:current:`: as rendered afresh, and jobs/ as it was."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from .conftest import Start
+from .leftovers import findings
+from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
+
+STACKS = ("celery", "arq", "temporal")
+CHANGES: list[dict[str, Any]] = [
+    {"api": False, "monitoring": ["opentelemetry"]},
+    {"ci": "gitlab", "queues": ["default", "low"], "large_results": "database", "python_version": "3.13"},
+]
+
+
+@pytest.mark.parametrize(("old", "new"), [*itertools.permutations(STACKS, 2)])
+def test_a_change_of_stack_renders_what_a_copy_renders_and_keeps_what_is_yours(
+    start: Start, old: str, new: str
+) -> None:
+    service = start(NEXT, stack=old)
+    job = service.package / "runtime/job.py"  # a path that every stack has
+    job.write_text(f"{job.read_text()}\n# our note at the end\n")
+    service.commit()
+    before, name = service.files(), job.relative_to(service.folder).as_posix()
+    service.switch(stack=new)
+    after = service.files()
+    theirs = [{path: it for path, it in files.items() if is_owned_by_the_team(path)} for files in (before, after)]
+    assert theirs[0] == theirs[1]
+    assert template_owned(after, [name]) == template_owned(start(NEXT, stack=new).files(), [name])
+    assert b"# our note at the end" in after[name]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=str)
+def test_a_changed_answer_renders_what_a_copy_renders(start: Start, change: dict[str, Any]) -> None:
+    service = start(NEXT)
+    service.switch(**change)
+    assert template_owned(service.files()) == template_owned(start(NEXT, **recorded(service)).files())
+    assert findings(service) == []
+
+
+def test_stack_and_version_change_in_one_update(start: Start) -> None:
+    service = start("v0.1.0")
+    service.update(stack="arq")
+    assert template_owned(service.files()) == template_owned(start(NEXT, **recorded(service)).files())
