@@ -4,6 +4,7 @@ A check looks at each distinct content once, or once at each distinct set of the
 test_matrix.py runs them on all combinations, test_mistakes.py on mistakes that they must find.
 """
 
+import itertools
 import json
 import re
 import subprocess
@@ -106,21 +107,26 @@ def idle(matrix: Matrix) -> Iterator[str]:
 
 
 def modules(services: Iterable[Service]) -> list[tuple[Service, list[str]]]:
-    """Each module once with each distinct set of those that it imports: what ty says of it depends on no other."""
-    seen: set[Any] = set()
+    """Services, and of each the modules to look at: so that each version meets every version of a module it imports.
+
+    What ty says of a module depends on no other: what it exports has its types written down.
+    """
+    met: set[Any] = set()
     chosen = []
     for service in services:
-        surroundings = {path: _surroundings(service, path) for path in service.python()}
-        if new := [path for path in surroundings if surroundings[path] not in seen]:
+        meetings = {path: set(_meetings(service, path)) for path in service.python()}
+        if new := [path for path in meetings if not meetings[path] <= met]:
             chosen.append((service, new))
-            seen |= set(surroundings.values())
+            met.update(*(meetings[path] for path in new))
     return chosen
 
 
-def _surroundings(service: Service, path: str) -> Any:
+def _meetings(service: Service, path: str) -> Iterator[Any]:
     content = service.files[path]
-    near = (service.files.get(place) for places in imported(path, content) for place in places)
-    return path, content, tuple(near)
+    yield path, content
+    for place in itertools.chain.from_iterable(imported(path, content)):
+        if place in service.files:
+            yield path, content, place, service.files[place]
 
 
 def untyped(chosen: Sequence[tuple[Service, list[str]]], environment: Path, folder: Path) -> list[str]:
