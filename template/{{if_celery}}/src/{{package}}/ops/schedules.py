@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from celery.beat import Scheduler
 
-from .. import health
+from .. import broker, health
 from ..celery import app
 from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, UnknownSchedule
 from ..queues import DEFAULT_QUEUE
@@ -35,7 +35,7 @@ GRACE = 60.0  # seconds a firing may be late before the schedule counts as silen
 
 def run_scheduler() -> None:
     """Fire schedules until SIGTERM."""
-    settings().require_redis_url()
+    broker.require()
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 
 
