@@ -12,16 +12,18 @@ from celery.signals import celeryd_init
 from kombu import Queue
 
 from .queues import QUEUES
-from .runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT, redis
+from .runtime.connection import REPLY_TIMEOUT, redis
 from .runtime.transport import STOPPED
 from .settings import settings
 
 URL = secret.get_secret_value() if (secret := settings().rabbitmq_url) else ""
+RETRIES: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
 TLS = {"cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}  # None: the host of the URL, which is then checked
 
 CONFIGURATION: dict[str, Any] = {
     "broker_url": URL or None,
     "broker_use_ssl": TLS if URL.startswith("amqps") else None,
+    "broker_transport_options": RETRIES,  # when a channel is opened; kombu would try for ever
     "broker_heartbeat": 10,  # seconds; a worker that is silent for two of them loses its messages to the others
 }
 
@@ -37,8 +39,12 @@ def ping() -> None:
     from .celery import app  # here, since the app's configuration needs this module
 
     redis().ping()
-    with app.connection_for_write(connect_timeout=CONNECT_TIMEOUT) as connection:
-        connection.ensure_connection(max_retries=1, timeout=REPLY_TIMEOUT)
+    with app.pool.acquire(block=True, timeout=REPLY_TIMEOUT) as connection:
+
+        def ask() -> None:
+            connection.default_channel.exchange_declare("amq.direct", "direct", passive=True)
+
+        connection.ensure(connection, ask, **RETRIES)()  # once more, if the pooled connection has died meanwhile
 
 
 def declare() -> None:
@@ -46,7 +52,6 @@ def declare() -> None:
     from .celery import app
 
     with app.connection_for_write() as connection:
-        connection.ensure_connection(max_retries=1, timeout=REPLY_TIMEOUT)
         for name in (STOPPED, *(queue.name for queue in QUEUES)):  # STOPPED first: messages go there from the others
             Queue(name).bind(connection.default_channel).declare()
 

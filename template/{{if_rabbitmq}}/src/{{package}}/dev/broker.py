@@ -1,7 +1,7 @@
-"""A real RabbitMQ node with a Valkey beside it, so that `dev`, `demo` and the tests need no server that somebody set up.
+"""A real RabbitMQ node with a Valkey beside it, so that `dev`, `demo` and the tests need no server that runs already.
 
-Both listen on loopback only and keep what they know in files: jobs survive their kill -9. RabbitMQ must be installed, but
-need not run: its `guest` can log in from this machine alone.
+Both listen on loopback only and keep what they know in files: jobs survive their kill -9. RabbitMQ must be installed,
+though not running; its `guest` can log in from this machine alone.
 """
 
 import os
@@ -45,8 +45,8 @@ def _program() -> Path:
     found = chosen or next(filter(os.path.exists, PROGRAMS), None) or shutil.which("rabbitmq-server")
     if not found:
         raise EmbeddedUnavailable(
-            "No RabbitMQ here. Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew install "
-            "rabbitmq` (its service need not run), and set RABBITMQ_SERVER to its program if that is in no usual place. "
+            "No RabbitMQ here. Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew "
+            "install rabbitmq` (its service need not run); if its program is in no usual place, set RABBITMQ_SERVER. "
             "Or set RABBITMQ_URL and REDIS_URL to servers that run."
         )
     return Path(found)

@@ -36,7 +36,7 @@ def environment(folder: Path, port: int, mapper_port: int) -> dict[str, str]:
         "RABBITMQ_DIST_PORT": str(free_port()),
         "RABBITMQ_MNESIA_BASE": str(folder),
         "RABBITMQ_LOG_BASE": str(folder),
-        "RABBITMQ_LOG": "error",
+        "RABBITMQ_LOG": "error,-color",
         "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
         "RABBITMQ_CONF_ENV_FILE": os.devnull,
         "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "enabled_plugins"),

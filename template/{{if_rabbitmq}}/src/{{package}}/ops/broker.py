@@ -12,7 +12,8 @@ def check() -> Iterator[tuple[str, str, str]]:
     """Findings as (where, problem, mend)."""
     yield from redis.check()
     if (secret := settings().rabbitmq_url) is None:
-        yield "RABBITMQ_URL", "is not set: only `dev` and `demo` can start", "set it: amqp://user:password@host:5672/orders"
+        mend = "set it: amqp://user:password@host:5672/orders"
+        yield "RABBITMQ_URL", "is not set: only `dev` and `demo` can start", mend
         return
     url = urlsplit(secret.get_secret_value())
     if url.scheme == "amqp" and not is_loopback(url.hostname):

@@ -1,7 +1,7 @@
 """What a worker on RabbitMQ does beside its jobs: send on what has become due, and keep what the broker gave up.
 
 A quorum queue drops a message that came back too often (`delivery_limit`, far above our own `max_deliveries`: for what
-our own count does not see). Dropped silently it would be a lost job; here it becomes a dead letter that can be replayed.
+our own count does not see). That would be a lost job; here it becomes a dead letter that can be replayed.
 """
 
 import time

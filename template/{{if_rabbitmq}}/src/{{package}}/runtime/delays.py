@@ -23,8 +23,8 @@ if redis.call('ZRANK', KEYS[1], ARGV[1]) == 0 then
   redis.call('LPUSH', KEYS[3], 1)
   redis.call('EXPIRE', KEYS[3], 60)
 end"""
-# KEYS: due times, messages. ARGV: now, until when they are ours, how many. Answers ids and messages in turn, and the next
-# due time.
+# KEYS: due times, messages. ARGV: now, until when they are ours, how many. Answers ids and messages in turn, and when
+# the next one is due.
 TAKE = """local due = redis.call('ZRANGE', KEYS[1], '-inf', ARGV[1], 'BYSCORE', 'LIMIT', 0, ARGV[3])
 local taken = {}
 for _, id in ipairs(due) do
