@@ -36,13 +36,17 @@ def within(seconds: float) -> Generator[None, None, None]:
 def free_ports(count: int) -> Iterator[int]:
     """Loopback ports that nobody listens on, all different; nor on the one after each, which some brokers take, too.
 
-    They lie below those that the kernel gives to outgoing connections: such a connection would hold the port of a server
-    that is started again.
+    They lie below those that the kernel gives to outgoing connections: such a one would hold the port of a server that
+    is started again.
     """
     found: set[int] = set()
     while len(found) < count:
         port = random.randrange(10_000, 32_000, 2)
-        with suppress(OSError), socket.create_server(("127.0.0.1", port)), socket.create_server(("127.0.0.1", port + 1)):
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + 1)),
+        ):
             found.add(port)
     return iter(sorted(found))
 

@@ -79,7 +79,10 @@ Factor = tuple[str, Any]
 Item = tuple[int, int]
 """A factor and a value of it, by number."""
 
-IMPOSSIBLE: list[dict[Factor, Any]] = [{("api", None): False, ("monitoring", "prometheus"): True}]
+IMPOSSIBLE: list[dict[Factor, Any]] = [
+    {("api", None): False, ("monitoring", "prometheus"): True},
+    *({("stack", None): stack, ("broker", None): "rabbitmq"} for stack in ("arq", "temporal")),
+]
 
 
 def combinations() -> list[Answers]:
@@ -141,6 +144,8 @@ def _answers(chosen: Mapping[Factor, Any]) -> Answers:
             answers[name] = value
         else:
             answers.setdefault(name, []).extend([choice] if value else [])
+    if answers["stack"] != "celery":
+        del answers["broker"]  # not asked
     return {name: answers[name] for name in RECORDED if name in answers}
 
 

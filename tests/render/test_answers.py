@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("description", "{% raw %}", "one line"),
     ("python_version", "3.10", "['3.11', '3.12', '3.13', '3.14']"),
     ("stack", "rq", "['celery', 'arq', 'temporal']"),
-    ("broker", "kafka", "['redis']"),
+    ("broker", "kafka", "['redis', 'rabbitmq']"),
     ("queues", ["critical"], "[critical, default, bulk]"),
     ("queues", [], "[critical, default, bulk]"),
     ("queues", ["default", "urgent"], "['critical', 'high', 'default', 'low', 'bulk']"),
@@ -99,6 +99,12 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(renderer: Renderer) -> 
     assert yaml.safe_load(without.files[ANSWERS_FILE])["monitoring"] == []
 
 
+@pytest.mark.parametrize("stack", ["arq", "temporal"])
+def test_rabbitmq_is_for_celery(renderer: Renderer, stack: str) -> None:
+    with pytest.raises(ValueError, match="RabbitMQ is for Celery: answer stack=celery, or leave broker out"):
+        renderer.render({"stack": stack, "broker": "rabbitmq"})
+
+
 def test_the_combinations_are_few_and_each_choice_meets_every_other() -> None:
     found = combinations()
     assert len(found) <= 220
@@ -123,7 +129,7 @@ def test_every_answer_changes_something(renderer: Renderer, default: Service, na
 def test_the_answers_file_records_what_was_answered_and_nothing_computed(services: list[Service]) -> None:
     for service in services:
         recorded = yaml.safe_load(service.files[ANSWERS_FILE])
-        without = {"broker"} if recorded["stack"] == "temporal" else set()
+        without = {"broker"} if recorded["stack"] != "celery" else set()
         assert {name for name in recorded if not name.startswith("_")} == set(RECORDED) - without
         assert {name: recorded[name] for name in service.answers} == dict(service.answers)
 

@@ -32,7 +32,7 @@ for _, id in ipairs(due) do
   taken[#taken + 1] = id
   taken[#taken + 1] = redis.call('HGET', KEYS[2], id)
 end
-return {taken, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]}"""
+return {taken, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or false}"""
 KEYS = ("delayed", "delayed:messages")
 
 
