@@ -93,6 +93,27 @@ async def main(address, *workflows):
 asyncio.run(main(*sys.argv[1:]))
 """
 
+WHICH_SERVER = """
+from pathlib import Path
+from {package}.dev.broker import broker_command
+print(broker_command(Path("unused"), 1)[0], end="")
+"""
+# Asks much, and leaves sooner or later than the answers come.
+LEAVE = """
+import asyncio
+from contextlib import suppress
+from {package}.ops.engine import engine
+
+async def main():
+    for number in range(100):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(number / 2_000):
+                await asyncio.gather(engine().health(), engine().counts())
+    await engine().close()
+
+asyncio.run(main())
+"""
+
 
 def ask(service: Service, program: str, *arguments: str) -> bytes:
     """What such a program prints."""
@@ -488,6 +509,58 @@ def test_a_workflow_that_nobody_works_on_can_still_be_looked_at_and_cancelled(in
             assert service.http.delete(f"/api/v1/jobs/{job}").status_code == 202
         service.start_worker()
         service.wait(job, "cancelled")
+
+
+def test_the_server_of_dev_is_the_chosen_one_or_that_on_path(installed: Installed, tmp_path: Path) -> None:
+    for name in ("chosen", "temporal"):
+        (tmp_path / name).symlink_to("/bin/true")
+    command = [installed.python, "-c", WHICH_SERVER.format(package=installed.package)]
+    for found, chosen in (("temporal", {}), ("chosen", {"TEMPORAL_CLI": str(tmp_path / "chosen")})):
+        told = subprocess.check_output(command, cwd=tmp_path, env={"PATH": str(tmp_path), **chosen}, text=True)
+        assert told == str(tmp_path / found)
+
+
+def test_without_a_server_dev_says_how_to_get_one(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(service.environment, "TEMPORAL_CLI")
+    nowhere: dict[str, Any] = {"path": tmp_path, "xdg_cache_home": tmp_path, "https_proxy": "http://127.0.0.1:1"}
+    said = service.cli("dev", code=2, temporal_address="", **nowhere)
+    for word in (
+        "brew install temporal",
+        "https://temporal.io/setup",
+        "go install",
+        "TEMPORAL_CLI",
+        "TEMPORAL_ADDRESS",
+    ):
+        assert word in said
+    missing = str(tmp_path / "none")
+    assert f"TEMPORAL_CLI={missing}" in service.cli("dev", code=2, temporal_cli=missing, temporal_address="")
+
+
+def test_a_server_with_defaults_of_its_own_learns_what_it_must_know(installed: Installed) -> None:
+    """It has none of our search attributes, tells no live workers, and has four partitions."""
+    with running(installed, workers=0) as service:
+        service.broker.kill_group()
+        address = ["--ip", "127.0.0.1", "--port", str(service.broker_port)]
+        service.start("broker", service.environment["TEMPORAL_CLI"], "server", "start-dev", "--headless", *address)
+        service.start_worker()
+        until(lambda: service.http.get("/health/ready").is_success, 20)
+        parked = service.submit("permanent", {"label": "parked"})
+        service.wait(parked, "failed", within=60)
+        assert [letter["id"] for letter in service.dead_letters()] == [parked]
+        [worker] = service.health()["workers"]
+        assert worker["queues"] == [queue["name"] for queue in service.get("/queues")]
+        replay = service.http.post(f"/api/v1/dead-letters/{parked}/replay").json()["id"]
+        service.wait(replay, "failed")
+
+
+def test_who_leaves_before_the_answer_cancels_no_call(installed: Installed) -> None:
+    """It would break a dev server's database now and then, for good."""
+    with running(installed, workers=0) as service:
+        command = [installed.python, "-c", LEAVE.format(package=installed.package)]
+        subprocess.run(command, cwd=service.folder, env=service.environment, check=True, timeout=60)
+        assert "cancel" not in service.broker.log.read_text()
 
 
 def test_commands_end_cleanly(service: Service) -> None:

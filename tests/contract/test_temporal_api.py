@@ -195,7 +195,11 @@ def test_a_decision_outlives_the_server_that_took_it(installed: Installed) -> No
         decided, undecided = asking(service, "fulfil_order", order), asking(service)
         assert decide(service, decided, YES).status_code == 204
         service.broker.kill_group()
-        for asked in (lambda: decide(service, undecided, YES), lambda: service.http.get("/api/v1/approvals")):
+        for asked in (
+            lambda: decide(service, undecided, YES),
+            lambda: service.http.get("/api/v1/approvals"),
+            lambda: service.post("mark", {"label": "refused"}),
+        ):
             with within(3):
                 refused(asked(), 503)
         service.start_broker()
@@ -208,3 +212,4 @@ def test_a_decision_outlives_the_server_that_took_it(installed: Installed) -> No
         until(lambda: decide(service, undecided, YES).status_code == 204, 20)
         service.wait(undecided)
         assert service.result(undecided).startswith("approved")
+        assert service.effects(label="refused") == [], "what was refused comes no later"

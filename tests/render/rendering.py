@@ -82,6 +82,8 @@ Item = tuple[int, int]
 IMPOSSIBLE: list[dict[Factor, Any]] = [
     {("api", None): False, ("monitoring", "prometheus"): True},
     *({("stack", None): stack, ("broker", None): "rabbitmq"} for stack in ("arq", "temporal")),
+    {("stack", None): "arq", ("monitoring", "flower"): True},
+    {("stack", None): "temporal", ("monitoring", "flower"): True},
 ]
 
 

@@ -52,7 +52,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("queues", "default", "for example --data 'queues=[critical, default]'"),
     ("api", "perhaps", "for example --data api=false"),
     ("monitoring", "prometheus", "for example --data 'monitoring=[prometheus]', not prometheus"),
-    ("monitoring", ["flower"], "['prometheus', 'opentelemetry']"),
+    ("monitoring", ["statsd"], "['prometheus', 'opentelemetry', 'flower']"),
     ("runbook", "", "a path or a URL"),
     ("runbook", "our wiki", "for example https://wiki.example.com"),
     ("runbook", "{{ package }}", "a path or a URL"),
@@ -103,6 +103,15 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(renderer: Renderer) -> 
 def test_rabbitmq_is_for_celery(renderer: Renderer, stack: str) -> None:
     with pytest.raises(ValueError, match="RabbitMQ is for Celery: answer stack=celery, or leave broker out"):
         renderer.render({"stack": stack, "broker": "rabbitmq"})
+
+
+@pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])
+def test_flower_is_for_celery_alone(renderer: Renderer, stack: str) -> None:
+    with pytest.raises(
+        ValueError, match="shows Celery's workers only: answer stack=celery, or leave it out"
+    ) as refusal:
+        renderer.render({"stack": stack, "monitoring": ["flower"]})
+    assert refusal.value.__notes__ == ["left behind: []"]
 
 
 def test_the_combinations_are_few_and_each_choice_meets_every_other() -> None:

@@ -110,6 +110,7 @@ def test_python_passes_the_type_check(renderer: Renderer, tmp_path: Path, stack:
         for chosen in (queues, ["default"])
     ]
     cases += [{"stack": stack, "api": api, "monitoring": ["opentelemetry"]} for api in (True, False)]
+    cases += [{"stack": stack, "api": api, "monitoring": ["flower"]} for api in (True, False) if stack == "celery"]
     cases.append({"stack": stack, "python_version": choices(QUESTIONS["python_version"])[-1]})
     folders = [renderer.render(case).write(tmp_path / str(number)) for number, case in enumerate(cases)]
 

@@ -8,6 +8,7 @@ import math
 import ssl
 from collections.abc import Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from logging import getLogger
 from typing import Any
 
@@ -29,6 +30,7 @@ RUNTIME = f"{__package__}.runtime"
 URL = secret.get_secret_value() if (secret := settings().redis_url) else ""
 BACKEND = "SentinelJobBackend" if URL.startswith("sentinel") else "JobBackend"
 TLS = {"ssl_cert_reqs": ssl.CERT_REQUIRED} if URL.startswith("rediss") else None
+EVENTS = f"{__package__}.ops.events:Events" if find_spec(".ops.events", __package__) else None  # Flower was chosen
 
 
 def route_task(
@@ -40,7 +42,7 @@ def route_task(
     return {"queue": getattr(task, "job_queue", None) or DEFAULT_QUEUE}
 
 
-app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask")
+app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask", events=EVENTS)
 app.conf.update(
     result_backend=f"{RUNTIME}.results:{BACKEND}+{URL}" if URL else None,
     redis_backend_use_ssl=TLS,
@@ -81,6 +83,7 @@ app.conf.update(
     result_backend_transport_options={"master_name": settings().sentinel_master},
     # a custom consumer keeps what Celery would drop; a custom root logger is ours to set up
     worker_consumer=f"{RUNTIME}.dead_letters:JobConsumer",
+    worker_send_task_events=EVENTS is not None,
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     worker_proc_alive_timeout=30.0,

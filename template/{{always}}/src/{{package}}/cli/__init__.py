@@ -85,6 +85,15 @@ def scheduler() -> None:
     run_scheduler()
 
 
+if find_spec("..ops.flower", __package__):
+
+    @app.command()
+    def flower() -> None:
+        """Serve Flower behind a login: what workers did, read only."""
+        _check_settings()
+        import_module("..ops.flower", __package__).serve()
+
+
 app.add_typer(jobs.app)
 app.add_typer(operations.app)
 

@@ -12,6 +12,8 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib import import_module
+from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
 
@@ -59,6 +61,11 @@ async def _dev(config: Settings) -> int:
         env |= environment(port)
     if own_gateway:
         env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{gateway_port}"
+    service = service_commands(api_port)
+    if find_spec(".flower", __package__):
+        variables, rows = import_module(".flower", __package__).prepare(_preferred)
+        env, pages = env | variables, pages | rows
+        service["flower"] = [sys.executable, "-m", PACKAGE, "flower"]
     async with Processes(env, _printer()) as processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)
@@ -68,7 +75,6 @@ async def _dev(config: Settings) -> int:
         if own_gateway:
             gateway = [sys.executable, "-m", f"{PACKAGE}.dev.gateway", "--port", str(gateway_port)]
             await processes.start("gateway", gateway)
-        service = service_commands(api_port)
         await start_service(processes, service)
         printing = asyncio.create_task(_print_overview_when_ready(processes, env, pages, api_port))
         crash = await _until_stopped(stop, processes, service)

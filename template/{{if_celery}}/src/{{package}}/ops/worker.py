@@ -21,6 +21,7 @@ from typing import Any, cast
 import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
+from celery.exceptions import Ignore
 from celery.worker import state
 from celery.worker.control import control_command
 from celery.worker.request import Request
@@ -36,7 +37,6 @@ from ..runtime.routing import known_queue
 from ..settings import settings
 
 log = structlog.get_logger(__name__)
-PR_SET_PDEATHSIG = 1
 
 
 def run_worker(queues: list[str] | None = None) -> None:
@@ -76,6 +76,8 @@ class JobRequest(Request):
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
                 records().release(self.id)
             self._speak_for(lambda: self._context.run.ended("lost"), error)
+        if isinstance(error, Ignore) and error.args:  # Celery sends no event here: it would seem to run on for ever
+            self.send_event(error.args[0], exception=error.args[1])
         super().on_failure(exc_info, send_failed_event, return_ok)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
@@ -175,8 +177,6 @@ class LoopTicks(bootsteps.StartStopStep):
 
 
 cast("dict[str, set[type]]", app.steps)["consumer"].add(LoopTicks)
-
-
 keeper: LeaseKeeper | None = None
 
 
@@ -230,7 +230,7 @@ def _leave(sender: Any, **_: Any) -> None:
 def _die_with_parent(**_: Any) -> None:
     """A pool process must not outlive the main process: nobody would renew its job's lease (Linux)."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @signals.worker_process_shutdown.connect

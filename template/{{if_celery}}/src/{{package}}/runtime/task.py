@@ -24,6 +24,12 @@ from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, T
 from .submission import P, R, SubmittableTask
 
 log = structlog.get_logger(__name__)
+# The event of a delivery that did not run, and why; of others there is nothing to tell.
+DROPPED = {
+    "busy": ("task-retried", "busy"),
+    "skipped": ("task-revoked", "skipped"),
+    "cancelled": ("task-revoked", "cancelled"),
+}
 
 
 class JobTask(SubmittableTask[P, R]):
@@ -59,7 +65,7 @@ class JobTask(SubmittableTask[P, R]):
             if action == "skipped":
                 records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
             log.info("delivery dropped", why=action)
-            raise Ignore
+            raise Ignore(*DROPPED.get(detail if action == "finished" else action, ()))
         except Snooze as snooze:
             self._snooze(snooze.delay, snooze.why)
         except (Retry, Ignore, Reject):
@@ -103,11 +109,11 @@ class JobTask(SubmittableTask[P, R]):
         self._send_again(delay, snoozes=1)
         fields = {"message": why, "due_at": time.time() + delay}
         patiently(partial(records().finish, self.request, "scheduled", "snoozed", **fields))
-        raise Ignore
+        raise Ignore("task-retried", why)
 
     def _cancelled(self) -> NoReturn:
         self.backend.mark_as_revoked(str(self.request.id), "cancelled", request=self.request)
-        raise Ignore
+        raise Ignore("task-revoked", "cancelled")
 
     def _fail(self, error: Exception) -> NoReturn:
         self.request.run.failed(error)

@@ -73,9 +73,9 @@ def broker_command(data_dir: Path, port: int, ui_port: int | None = None) -> lis
 
 def _program() -> Path:
     """The command of TEMPORAL_CLI, else the one on PATH, else the SDK's download in the user's cache."""
-    if (chosen := settings().temporal_cli) and not os.access(chosen, os.X_OK):
+    if (chosen := settings().temporal_cli) and not shutil.which(chosen):
         raise EmbeddedUnavailable(f"TEMPORAL_CLI={chosen} is no program: correct it, or leave it out")
-    if found := chosen or shutil.which("temporal"):
+    if found := shutil.which(chosen or "temporal"):
         return Path(found)
     # Not the SDK's default, /tmp: there anybody could have left a program of this name.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "temporal-sdk"
@@ -102,7 +102,7 @@ def is_answering(port: int) -> bool:
     import alone takes longer than the server to start.
     """
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
             connection.sendall(_REQUEST)
             answer = connection.makefile("rb")
             while len(head := answer.read(9)) == 9:

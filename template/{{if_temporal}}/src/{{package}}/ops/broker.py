@@ -48,6 +48,7 @@ def check() -> Iterator[tuple[str, str, str]]:
 
 async def _asked() -> tuple[str, timedelta, list[DeadLetter]]:
     """The namespace, how long it keeps what has ended, and the jobs whose workflow raises again and again."""
+    from .. import calls
     from ..runtime.connection import client
 
     async with asyncio.timeout(5):
@@ -61,7 +62,7 @@ async def _asked() -> tuple[str, timedelta, list[DeadLetter]]:
         async with asyncio.timeout(5):
             found = await listed(job=None, queue=None, reason="unexpected", limit=1_000)
         stuck = [letter for letter in found if not letter.replayable]
-    await asyncio.sleep(0.05)  # a process that ends at once after its last call crashes: temporalio/sdk-python#300
+    await calls.settled()
     return connected.namespace, answer.config.workflow_execution_retention_ttl.ToTimedelta(), stuck
 
 

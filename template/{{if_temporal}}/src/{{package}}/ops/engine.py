@@ -13,6 +13,7 @@ from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionSta
 from temporalio.common import RawValue
 from temporalio.service import RPCError, RPCStatusCode
 
+from .. import calls
 from ..contract import (
     BrokerUnavailable,
     DeadLetter,
@@ -53,11 +54,8 @@ def answering(method: Callable[P, Awaitable[T]]) -> "Callable[P, CoroutineType[A
 
     @wraps(method)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
-        # A caller that leaves cancels no call: the dev server's database may not survive that (one in thousands).
-        asked = asyncio.ensure_future(method(*args, **kwargs))
-        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
         try:
-            return await asyncio.shield(asked)
+            return await method(*args, **kwargs)
         except UNAVAILABLE as error:
             if not unavailable(error):
                 raise
@@ -72,6 +70,7 @@ class TemporalEngine:
 
     def __init__(self) -> None:
         connection.configuration()
+        calls.retries = calls.PROMPT  # what a caller was told has failed comes no later
         atexit.register(time.sleep, 0.05)  # or a process that asked just now may crash: temporalio/sdk-python#300
         self.jobs = dict(sorted(jobs().items()))
         self.counters = Counters()
@@ -207,7 +206,8 @@ class TemporalEngine:
         return await self.counters.look()
 
     async def close(self) -> None:
-        """The client lives as long as the process."""
+        """The client lives as long as the process; only its calls have to end with the event loop."""
+        await calls.settled()
 
     async def _listed(self) -> None:
         """Wait, briefly, for the last submission: the server lists it some milliseconds later."""
@@ -224,9 +224,10 @@ async def _look(job_id: str) -> tuple[JobId, WorkflowExecutionDescription, JobSt
 async def _told(found: WorkflowExecutionDescription) -> Progress | None:
     """What a workflow says of itself; it takes a worker to hear it."""
     handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
+    patience = connection.NO_ANSWER / 2
     try:
-        async with asyncio.timeout(1):  # an RPC's own timeout holds for each of its tries
-            return Progress.model_validate(await handle.query("progress"))
+        async with asyncio.timeout(patience.total_seconds()):  # an RPC's own timeout holds for each of its tries
+            return Progress.model_validate(await handle.query("progress", rpc_timeout=patience))
     except Exception:  # no worker, or not a workflow of ours
         return None
 

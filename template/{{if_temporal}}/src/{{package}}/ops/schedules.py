@@ -33,7 +33,7 @@ from temporalio.client import (
 from temporalio.client import Schedule as ServerSchedule
 from temporalio.service import RPCError, RPCStatusCode
 
-from .. import health, logs
+from .. import calls, health, logs
 from ..contract import JobDeclarationError, ScheduleStatus, UnknownSchedule
 from ..payloads import PayloadError, written_with
 from ..queues import DEFAULT_QUEUE
@@ -67,7 +67,7 @@ async def _until_a_signal(schedules: list[Schedule]) -> None:
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     with suppress(asyncio.CancelledError):
         await work
-    await asyncio.sleep(0.05)  # or it may crash: temporalio/sdk-python#300
+    await calls.settled()
 
 
 async def _keep(schedules: list[Schedule]) -> None:

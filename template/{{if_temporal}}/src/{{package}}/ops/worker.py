@@ -29,7 +29,7 @@ from temporalio.worker import (
 )
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 
-from .. import health, logs
+from .. import calls, health, logs
 from .. import jobs as jobs_package
 from ..payloads import data_converter
 from ..queues import QUEUES, Queue
@@ -86,7 +86,7 @@ def runner() -> SandboxedWorkflowRunner:
     """Your workflows run in Temporal's sandbox; what they import of ours, and these libraries, does not."""
     package = jobs_package.__name__.rpartition(".")[0]
     theirs = {job.workflow.__module__ for job in jobs().values() if job.workflow}
-    root = "contract health large_results logs ops payloads queues runtime sampling settings telemetry tracing"
+    root = "calls contract health large_results logs ops payloads queues runtime sampling settings telemetry tracing"
     ours = [f"{package}.{name}" for name in root.split()]
     plain = [name for name in job_modules() if name not in theirs]
     passed = [*PASSED_THROUGH, *ours, *plain]
@@ -174,7 +174,7 @@ async def _work(name: str, queues: Sequence[Queue]) -> None:
             log.exception("the server refused this worker; it begins anew")
     alive.cancel()
     health.heartbeat_file(name).unlink(missing_ok=True)
-    await asyncio.sleep(0.05)  # or the process may crash at its end: temporalio/sdk-python#300
+    await calls.settled()
 
 
 async def _serve(client: Client, queues: Sequence[Queue], stop: asyncio.Event) -> None:

@@ -14,6 +14,7 @@ from temporalio.runtime import Runtime
 from temporalio.service import RPCError
 from temporalio.service import RPCStatusCode as Status
 
+from .. import calls
 from ..payloads import PayloadStoreUnavailable, data_converter
 from ..settings import settings
 
@@ -45,9 +46,8 @@ def configuration() -> Mapping[str, Any]:
 
 async def connect(*, runtime: Runtime | None = None, identity: str | None = None, lazy: bool = False) -> Client:
     """A client of its own, for a worker; raises NotConfigured, RuntimeError if it is not `lazy` and nobody answers."""
-    return await Client.connect(
-        **configuration(), data_converter=data_converter(), runtime=runtime, identity=identity, lazy=lazy
-    )
+    ours = {"data_converter": data_converter(), "retry_config": calls.retries}
+    return calls.let_end(await Client.connect(**configuration(), **ours, runtime=runtime, identity=identity, lazy=lazy))
 
 
 async def client() -> Client:
