@@ -68,7 +68,6 @@ app.conf.update(
     task_default_priority=5,
     **broker.CONFIGURATION,
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
-    broker_connection_timeout=CONNECT_TIMEOUT,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     worker_cancel_long_running_tasks_on_connection_loss=False,  # leases outlive a reconnect

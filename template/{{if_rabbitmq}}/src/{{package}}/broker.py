@@ -24,6 +24,7 @@ CONFIGURATION: dict[str, Any] = {
     "broker_url": URL or None,
     "broker_use_ssl": TLS if URL.startswith("amqps") else None,
     "broker_transport_options": RETRIES,  # when a channel is opened; kombu would try for ever
+    "broker_connection_timeout": REPLY_TIMEOUT,  # seconds for each step of the handshake
     "broker_heartbeat": 10,  # seconds; a worker that is silent for two of them loses its messages to the others
 }
 

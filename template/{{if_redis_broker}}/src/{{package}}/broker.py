@@ -13,6 +13,7 @@ URL = secret.get_secret_value() if (secret := settings().redis_url) else ""
 
 CONFIGURATION: dict[str, Any] = {
     "broker_url": URL or None,
+    "broker_connection_timeout": CONNECT_TIMEOUT,
     "broker_use_ssl": {"ssl_cert_reqs": ssl.CERT_REQUIRED} if URL.startswith("rediss") else None,
     "broker_transport_options": {
         "visibility_timeout": settings().lease,

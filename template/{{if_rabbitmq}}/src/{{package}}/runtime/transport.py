@@ -13,6 +13,7 @@ from time import time
 from typing import Any
 
 import kombu.transport
+from amqp import spec
 from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from kombu.transport import pyamqp
 
@@ -22,6 +23,7 @@ from ..settings import settings
 from . import delays
 from .connection import REPLY_TIMEOUT
 
+DECLARE_TIMEOUT = 10.0  # seconds; on a busy node a quorum queue takes some to be made
 STOPPED = "stopped"  # the queue of messages that the broker itself gave up
 AFTER_EACH_STEP = (files(__package__ or "") / "backlog.lua").read_text(encoding="utf-8")
 
@@ -43,9 +45,10 @@ ARGUMENTS[STOPPED] = {"x-queue-type": "quorum"}
 class Channel(pyamqp.Channel):
     """What ours does otherwise than kombu's."""
 
-    def wait(self, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+    def wait(self, method: Any, *args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
         """No answer may take longer than this; amqp would wait for ever."""
-        return super().wait(*args, timeout=timeout or REPLY_TIMEOUT, **kwargs)
+        patience = DECLARE_TIMEOUT if method == spec.Queue.DeclareOk else REPLY_TIMEOUT
+        return super().wait(method, *args, timeout=timeout or patience, **kwargs)
 
     def queue_declare(self, queue: str = "", *args: Any, arguments: Any = None, **kwargs: Any) -> Any:
         """With our arguments, given here since Celery takes quorum queues for a wish for its delayed delivery."""
