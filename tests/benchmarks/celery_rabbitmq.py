@@ -43,8 +43,8 @@ class OnRabbitMQ(Side):
 
     def clear(self) -> None:
         self.client.flushall()
-        self.channel.queue_delete("default")
-        self.module.noop.app.pool.force_close_all()  # they remember the queue as declared
+        self.channel.queue_declare("default", durable=True, auto_delete=False, arguments={"x-max-priority": 9})
+        self.channel.queue_purge("default")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -34,10 +35,11 @@ def asked(service: Service, code: str) -> str:
 
 def node_of(service: Service) -> int:
     """The process of RabbitMQ alone, without the Valkey beside it."""
+    home = f"HOME={service.folder}/broker\0".encode()
     for folder in Path("/proc").glob("[0-9]*"):
-        command = (folder / "cmdline").read_bytes() if (folder / "cmdline").exists() else b""
-        if b"beam" in command and f"{service.folder}/broker/".encode() in command:
-            return int(folder.name)
+        with suppress(OSError):
+            if (folder / "comm").read_text() == "beam.smp\n" and home in (folder / "environ").read_bytes():
+                return int(folder.name)
     raise AssertionError("no node")
 
 
