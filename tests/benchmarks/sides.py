@@ -32,7 +32,7 @@ class Side:
 
     def __init__(self, name: str, app_path: str, module: str, folder: Path, env: Mapping[str, str]) -> None:
         self.name, self.app_path, self.folder = name, app_path, folder
-        self.env = {**os.environ, **env, "PYTHONPATH": str(folder)}
+        self.env = {**os.environ, **env, "PYTHONPATH": str(folder), "LOG_LEVEL": "WARNING"}  # as FLAGS say to Celery
         self.module = import_module(module)
 
     def left(self) -> int:
