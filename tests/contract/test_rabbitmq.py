@@ -22,7 +22,7 @@ with amqp.Connection(f"127.0.0.1:{sys.argv[1]}") as connection:
 
 @pytest.fixture(scope="module")
 def own(installed: Installed) -> Iterator[Service]:
-    """One whose queues a test may delete."""
+    """One that no test changes."""
     with running(installed) as service:
         yield service
 
@@ -88,14 +88,15 @@ def test_a_changed_delivery_limit_is_drift_too(own: Service) -> None:
     assert "'20'" in said
 
 
-def test_a_message_whose_queue_was_deleted_is_not_lost(own: Service) -> None:
+def test_a_message_whose_queue_was_deleted_is_not_lost(installed: Installed) -> None:
     """The API has declared the queue once and would not look again; the broker confirms what it drops."""
-    own.wait(own.submit("noop", queue="bulk"))
-    asked(own, "channel.queue_delete('bulk')")
-    job = own.submit("noop", queue="bulk")
-    assert asked(own, "print(channel.queue_declare('bulk', passive=True).message_count)") == "1"
-    own.start_worker("bulk")
-    own.wait(job)
+    with running(installed, workers=0) as service:
+        service.submit("noop", queue="bulk")
+        asked(service, "channel.queue_delete('bulk')")
+        job = service.submit("noop", queue="bulk")
+        assert asked(service, "print(channel.queue_declare('bulk', passive=True).message_count)") == "1"
+        service.start_worker()
+        service.wait(job)
 
 
 def test_delayed_jobs_keep_no_worker_from_the_others_and_outlive_it(installed: Installed) -> None:
