@@ -5,15 +5,28 @@ from typing import Any
 
 import pytest
 
+from ..render.rendering import RECORDED, choices, usual
 from .conftest import Start
 from .leftovers import findings
 from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
 
 STACKS = ("celery", "arq", "temporal")
-CHANGES: list[dict[str, Any]] = [
-    {"api": False, "monitoring": ["opentelemetry"]},
-    {"ci": "gitlab", "queues": ["default", "low"], "large_results": "database", "python_version": "3.13"},
-]
+
+
+def _changes() -> list[dict[str, Any]]:
+    """Every choice but those of the default service and the stack, in as few services as have room for them."""
+    others: dict[str, list[Any]] = {}
+    for name, question in RECORDED.items():
+        if name == "stack" or not choices(question):
+            continue
+        chosen = usual(question)
+        if question.get("multiselect"):
+            kept = [choice for choice in chosen if choice == "default"]
+            others[name] = [[*kept, choice] for choice in choices(question) if choice not in chosen]
+        else:
+            others[name] = [choice for choice in choices(question) if choice != chosen]
+    rounds = max(map(len, others.values()))
+    return [{name: found[number] for name, found in others.items() if number < len(found)} for number in range(rounds)]
 
 
 @pytest.mark.parametrize(("old", "new"), [*itertools.permutations(STACKS, 2)])
@@ -33,7 +46,7 @@ def test_a_change_of_stack_renders_what_a_copy_renders_and_keeps_what_is_yours(
     assert b"# our note at the end" in after[name]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=str)
+@pytest.mark.parametrize("change", _changes(), ids=str)
 def test_a_changed_answer_renders_what_a_copy_renders(start: Start, change: dict[str, Any]) -> None:
     service = start(NEXT)
     service.switch(**change)
