@@ -38,7 +38,7 @@ def setup() -> None:
             USE_TZ=True,
             TIME_ZONE="UTC",
             INSTALLED_APPS=[
-                "django.contrib.admin",
+                "django.contrib.admin.apps.SimpleAdminConfig",  # its pages are loaded by server.py alone
                 "django.contrib.auth",
                 "django.contrib.contenttypes",
                 "django.contrib.messages",
