@@ -22,7 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from celery_redis import cpu_of, stop
+from sides import cpu_of, stop
 
 PROBES = """
 import time

@@ -134,7 +134,7 @@ class Parts:
     def _until_listening(self, process: Process, port: int) -> None:
         until(
             lambda: listening(port) or process.returncode is not None,
-            20,
+            60,
             lambda: f"{process.name} does not listen:\n{process.log.read_text()}",
         )
         assert process.returncode is None, f"{process.name} ended at once:\n{process.log.read_text()}"

@@ -1,6 +1,7 @@
 """Operating system processes that a test may kill, freeze and drain, and conditions to wait for instead of sleeping."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -33,12 +34,21 @@ def within(seconds: float) -> Generator[None, None, None]:
 
 
 def free_ports(count: int) -> Iterator[int]:
-    """Loopback ports that nobody listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return iter(ports)
+    """Loopback ports that nobody listens on, all different; nor on the one after each, which some brokers take, too.
+
+    They lie below those that the kernel gives to outgoing connections: such a one would hold the port of a server that
+    is started again.
+    """
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(10_000, 32_000, 2)
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", port)),
+            socket.create_server(("127.0.0.1", port + 1)),
+        ):
+            found.add(port)
+    return iter(sorted(found))
 
 
 def listening(port: int) -> bool:

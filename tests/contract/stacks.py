@@ -43,6 +43,28 @@ redis.Redis.from_url(url).lpush(queue, envelope[: len(envelope) // 2] if kind ==
 print(tag)
 """
 
+INJECT_INTO_RABBITMQ = """
+import json, pathlib, pickle, sys, uuid
+import amqp, kombu
+
+class Bomb:
+    def __reduce__(self):
+        return pathlib.Path.touch, (pathlib.Path("unpickled").resolve(),)
+
+url, queue, kind, job = sys.argv[1:]
+tag = str(uuid.uuid4())
+embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+body, content_type, encoding = json.dumps([[], {}, embed]).encode(), "application/json", "utf-8"
+if kind == "pickled":
+    body, content_type, encoding = pickle.dumps(([Bomb()], {}, {})), "application/x-python-serialize", "binary"
+headers = {"lang": "py", "task": job, "id": tag, "root_id": tag, "parent_id": None, "group": None, "retries": 0}
+message = amqp.Message(body[: len(body) // 2] if kind == "truncated" else body, content_type=content_type,
+                       content_encoding=encoding, application_headers=headers, correlation_id=tag, delivery_mode=2)
+with kombu.Connection(url, transport_options={"confirm_publish": True}) as connection:
+    connection.default_channel.basic_publish(message, exchange="", routing_key=queue)
+print(tag)
+"""
+
 INJECT_INTO_ARQ = """
 import json, pathlib, pickle, sys, time, uuid
 import redis
@@ -104,6 +126,8 @@ class Stack:
     broker_variable: str
     injector: str
     """Runs in the service's own environment."""
+    beside: Mapping[str, str] = field(default_factory=dict)
+    """Other variables, with `{next}`: the port after the broker's."""
     bad_setting: tuple[str, str] = ("redis_url", "amqp://host")
     """An address of a broker that cannot be one."""
     programs: Mapping[str, str] = field(default_factory=dict)
@@ -118,7 +142,8 @@ class Stack:
 
     def environment(self, port: int) -> dict[str, str]:
         programs = {variable: program(script) for variable, script in self.programs.items()}
-        return {**programs, self.broker_variable: self.broker_url.format(port=port)}
+        beside = {variable: url.format(next=port + 1) for variable, url in self.beside.items()}
+        return {**programs, **beside, self.broker_variable: self.broker_url.format(port=port)}
 
     def why_meaningless(self, test: str) -> str | None:
         """The reason, by the id of a test (`test_file.py::test_name[case]`)."""
@@ -157,6 +182,16 @@ STACKS = {
             broker_url="redis://127.0.0.1:{port}/0",
             broker_variable="REDIS_URL",
             injector=INJECT_INTO_CELERY,
+        ),
+        Stack(
+            name="rabbitmq",
+            answers={"stack": "celery", "broker": "rabbitmq"},
+            broker_url="amqp://guest:guest@127.0.0.1:{port}/",
+            broker_variable="RABBITMQ_URL",
+            beside={"REDIS_URL": "redis://127.0.0.1:{next}/0"},
+            injector=INJECT_INTO_RABBITMQ,
+            bad_setting=("rabbitmq_url", "redis://host"),
+            programs={"RABBITMQ_SERVER": "scripts/rabbitmq.sh"},
         ),
         Stack(
             name="arq",

@@ -46,7 +46,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("description", "{% raw %}", "one line"),
     ("python_version", "3.10", "['3.11', '3.12', '3.13', '3.14']"),
     ("stack", "rq", "['celery', 'arq', 'temporal']"),
-    ("broker", "kafka", "['redis']"),
+    ("broker", "kafka", "['redis', 'rabbitmq']"),
     ("queues", ["critical"], "[critical, default, bulk]"),
     ("queues", [], "[critical, default, bulk]"),
     ("queues", ["default", "urgent"], "['critical', 'high', 'default', 'low', 'bulk']"),
@@ -88,6 +88,12 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(matrix: Matrix) -> None
     with pytest.raises(ValueError, match="reads /metrics of the HTTP API: answer api=true, or leave it out"):
         matrix.render({"api": False, "monitoring": ["prometheus"]})
     assert matrix.render({"api": False}).answers["monitoring"] == []
+
+
+@pytest.mark.parametrize("stack", ["arq", "temporal"])
+def test_rabbitmq_is_for_celery(matrix: Matrix, stack: str) -> None:
+    with pytest.raises(ValueError, match="RabbitMQ is for Celery: answer stack=celery, or leave broker out"):
+        matrix.render({"stack": stack, "broker": "rabbitmq"})
 
 
 @pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])

@@ -4,8 +4,9 @@ import itertools
 from typing import Any
 
 import pytest
+from jinja2.nativetypes import NativeEnvironment
 
-from ..render.rendering import RECORDED, choices, usual
+from ..render.rendering import RECORDED, choices
 from .conftest import Start
 from .leftovers import findings
 from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
@@ -19,7 +20,9 @@ def _changes() -> list[dict[str, Any]]:
     for name, question in RECORDED.items():
         if name == "stack" or not choices(question):
             continue
-        chosen = usual(question)
+        chosen = question["default"]
+        if isinstance(chosen, str) and "{{" in chosen:
+            chosen = NativeEnvironment().from_string(chosen).render(api=True)
         if question.get("multiselect"):
             kept = [choice for choice in chosen if choice == "default"]
             others[name] = [[*kept, choice] for choice in choices(question) if choice not in chosen]

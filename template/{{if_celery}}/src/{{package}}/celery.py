@@ -16,6 +16,7 @@ from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 from kombu import Queue
 
+from . import broker
 from .logs import configure
 from .queues import DEFAULT_QUEUE, QUEUES
 from .runtime import transport
@@ -43,9 +44,7 @@ def route_task(
 
 app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask", events=EVENTS)
 app.conf.update(
-    broker_url=URL or None,
     result_backend=f"{RUNTIME}.results:{BACKEND}+{URL}" if URL else None,
-    broker_use_ssl=TLS,
     redis_backend_use_ssl=TLS,
     # JSON only, in both directions
     task_serializer="json",
@@ -67,20 +66,8 @@ app.conf.update(
     task_default_queue=DEFAULT_QUEUE,
     task_create_missing_queues=False,
     task_default_priority=5,
-    broker_transport_options={
-        "visibility_timeout": settings().lease,
-        "unacked_restore_interval": 1,
-        "unacked_restore_throttle": 1,
-        "unacked_mutex_expire": 5,  # seconds; a worker killed while it looked must not stop the others for minutes
-        "priority_steps": list(range(10)),
-        "sep": ":",
-        "queue_order_strategy": "priority",
-        "socket_timeout": REPLY_TIMEOUT,
-        "socket_connect_timeout": CONNECT_TIMEOUT,
-        "master_name": settings().sentinel_master,
-    },
+    **broker.CONFIGURATION,
     task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1},
-    broker_connection_timeout=CONNECT_TIMEOUT,
     broker_connection_retry_on_startup=True,
     broker_connection_max_retries=None,
     worker_cancel_long_running_tasks_on_connection_loss=False,  # leases outlive a reconnect

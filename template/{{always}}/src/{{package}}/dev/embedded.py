@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from . import EmbeddedUnavailable, broker
@@ -35,9 +36,12 @@ def tethered(command: Sequence[str]) -> list[str]:
 
 
 def free_port() -> int:
-    """A TCP port on loopback that nothing listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+    """A TCP port on loopback that nothing listens on at this moment, nor on the next one."""
+    while True:
+        with suppress(OSError, OverflowError), socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            with socket.create_server(("127.0.0.1", port + 1)):
+                return port
 
 
 class EmbeddedBroker:
@@ -59,7 +63,7 @@ class EmbeddedBroker:
             raise EmbeddedUnavailable("the embedded broker is not running: call start() first")
         return self._process.pid
 
-    def start(self, timeout: float = 10.0) -> None:
+    def start(self, timeout: float = 30.0) -> None:
         """Wait until it answers, at most `timeout` seconds. Raises EmbeddedUnavailable with the server's log."""
         if broker.is_answering(self.port):
             raise EmbeddedUnavailable(f"port {self.port} is taken by another broker: stop that one")
@@ -94,8 +98,8 @@ class EmbeddedBroker:
         if self._process is None:
             return
         if self._process.poll() is None:
-            os.kill(self._process.pid, with_signal)
-            os.kill(self._process.pid, signal.SIGCONT)  # a frozen one would not hear SIGTERM
+            os.killpg(self._process.pid, with_signal)  # it leads its session: what it started ends with it
+            os.killpg(self._process.pid, signal.SIGCONT)  # a frozen one would not hear SIGTERM
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:

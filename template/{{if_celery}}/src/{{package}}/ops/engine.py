@@ -10,6 +10,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
+from .. import broker
 from ..celery import app
 from ..contract import (
     BrokerUnavailable,
@@ -38,6 +39,7 @@ from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
 from ..settings import settings
 from . import backlog, schedules
+from .workers import workers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -63,7 +65,7 @@ class CeleryEngine:
     """Implements `engine.Engine`, where each method is documented."""
 
     def __init__(self) -> None:
-        settings().require_redis_url()
+        broker.require()
         app.loader.import_default_modules()
         schedules.prepare()
 
@@ -206,12 +208,13 @@ class CeleryEngine:
 
     @in_thread
     def _health(self) -> Health:
-        workers = backlog.workers()
-        return judge(workers, backlog.queues(workers), schedules.statuses())
+        broker.ping()
+        alive = workers()
+        return judge(alive, backlog.queues(alive), schedules.statuses())
 
     @in_thread
     def ping(self) -> None:
-        redis().ping()
+        broker.ping()
 
     @in_thread
     def counts(self) -> dict[str, float]:
@@ -243,5 +246,5 @@ async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 @cache
 def engine() -> Engine:
-    """This process's engine; raises NotConfigured if REDIS_URL is not set."""
+    """This process's engine; raises NotConfigured if an address is missing."""
     return CeleryEngine()

@@ -27,21 +27,21 @@ from celery.worker.control import control_command
 from celery.worker.request import Request
 from redis import Redis
 
-from .. import health, telemetry
+from .. import broker, health, telemetry
 from ..celery import app
 from ..queues import QUEUES
-from ..runtime.connection import UNAVAILABLE, connect, redis
+from ..runtime import transport
+from ..runtime.connection import UNAVAILABLE, connect
 from ..runtime.record import envelope, job_key, queue_of, records
 from ..runtime.routing import known_queue
 from ..settings import settings
 
 log = structlog.get_logger(__name__)
-INDEX = "unacked_index"  # kombu's sorted set of unacknowledged deliveries, scored by time
 
 
 def run_worker(queues: list[str] | None = None) -> None:
     """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue."""
-    settings().require_redis_url()
+    broker.require()
     names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
     chosen = [queue for queue in QUEUES if queue.name in names]
     app.conf.worker_prefetch_multiplier = min(queue.prefetch for queue in chosen)
@@ -126,14 +126,13 @@ class LeaseKeeper(threading.Thread):
 
     def renew(self) -> None:
         """One round."""
-        now, lease = time.time(), int(settings().lease * 1000)
+        lease = int(settings().lease * 1000)
         with self.client.pipeline(transaction=False) as pipe:
-            for request in list(state.requests.values()):
-                pipe.zadd(INDEX, {request.message.delivery_tag: now}, xx=True)
-                if request in state.active_requests:
-                    pipe.pexpire(f"{job_key(request.id)}:lease", lease)
-                    if getattr(request.task, "singleton", None):
-                        pipe.pexpire(f"lock:{request.task.name}", lease)
+            transport.renew(pipe, [request.message.delivery_tag for request in list(state.requests.values())])
+            for request in list(state.active_requests):
+                pipe.pexpire(f"{job_key(request.id)}:lease", lease)
+                if getattr(request.task, "singleton", None):
+                    pipe.pexpire(f"lock:{request.task.name}", lease)
             pipe.execute()
 
     def hand_back_and_exit(self) -> None:
@@ -148,8 +147,7 @@ class LeaseKeeper(threading.Thread):
         try:
             for request in running:
                 request.hand_back()
-            if held:  # a delivery of time 0 is overdue: the next worker that looks, within a second, takes it
-                self.client.zadd(INDEX, {request.message.delivery_tag: 0 for request in held}, xx=True)
+            transport.hand_back(self.client, [request.message.delivery_tag for request in held])
         except UNAVAILABLE as error:
             log.warning("not handed back, taken over when their lease ends", error=str(error))
         telemetry.leave()
@@ -201,9 +199,10 @@ def _keep_leases(sender: Any, **_: Any) -> None:
 
     def ready() -> bool:
         try:
-            return bool(redis().ping())
+            broker.ping()
         except UNAVAILABLE:
             return False
+        return True
 
     keeper = LeaseKeeper(before=sign_of_life, after=enlist)
     keeper.start()

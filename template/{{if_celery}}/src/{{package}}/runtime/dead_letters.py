@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
 from .connection import redis
 from .record import envelope, job_key, queue_of, records
-from .transport import UNDECODABLE
 
 PAGE = 200
+UNDECODABLE = "application/x-undecodable"  # the content type of text that is no message
 
 
 def describe(error: Any) -> str:

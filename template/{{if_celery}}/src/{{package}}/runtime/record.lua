@@ -1,4 +1,5 @@
--- The steps of a job's life, each atomic. record.py puts the settings' values (LEASE, RECORD_TTL …) before this text.
+-- The steps of a job's life, each atomic. record.py puts before this text the settings' values (LEASE, RECORD_TTL …), and
+-- `after`, by which transport.py may note where a step has left the job.
 -- KEYS: 1 the job's record. ARGV: 1 step, then what the step says. For one Redis node: steps make other key names themselves.
 local METRICS = 'metrics'
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
@@ -49,6 +50,16 @@ function steps.reserve()
     end
   end
   return {id, ARGV[4], 'reserved'}
+end
+
+-- The message was sent: keep what `reserve` wrote, from when it is due.
+-- ARGV: 1 name, 2 key ('' = none), 3 queue, 4 delay in seconds
+function steps.confirm()
+  count('enqueued', ARGV[1], ARGV[3], '')
+  redis.call('HDEL', job, 'reserved')
+  redis.call('EXPIRE', job, ARGV[4] + RECORD_TTL, 'GT')
+  local claim = claim_of(ARGV[1], ARGV[2])
+  if claim then redis.call('EXPIRE', claim, ARGV[4] + KEY_TTL, 'GT') end
 end
 
 -- May this delivery run? Decides and writes it down in one step: finished, stale, cancelled, running elsewhere, key in use,
@@ -183,4 +194,4 @@ function steps.replay()
   return redis.call('HGET', job, 'replayed_as')
 end
 
-return steps[step]()
+return after(steps[step]())

@@ -18,6 +18,7 @@ from redis import Redis
 
 from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State
 from ..settings import settings
+from . import transport
 from .connection import redis
 
 RESERVED_FOR = 30  # seconds in which a sender must have sent its message
@@ -74,7 +75,7 @@ class Records:
         }
         values = "".join(f"local {name} = {value}\n" for name, value in constants.items())
         script = (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
-        self._script = client.register_script(values + script)
+        self._script = client.register_script(values + transport.AFTER_EACH_STEP + script)
 
     def _step(self, step: str, job_id: Any, *args: Any) -> Any:
         return self._script(keys=[job_key(job_id)], args=[step, *args])
@@ -92,13 +93,7 @@ class Records:
 
     def confirm(self, job_id: str, name: str, key: str, queue: str, delay: int) -> None:
         """The message was sent: keep what `reserve` wrote, from when it is due (`delay` in seconds)."""
-        with self.client.pipeline(transaction=False) as pipe:
-            pipe.hincrby(METRICS, f"enqueued|{name}|{queue}|", 1)
-            pipe.hdel(job_key(job_id), "reserved")
-            pipe.expire(job_key(job_id), delay + settings().record_ttl, gt=True)
-            if key:
-                pipe.expire(claim_key(name, key), delay + settings().idempotency_ttl, gt=True)
-            pipe.execute()
+        self._step("confirm", job_id, name, key, queue, delay)
 
     def withdraw(self, job_id: str, name: str, key: str) -> None:
         """The message was not sent: forget what `reserve` wrote."""

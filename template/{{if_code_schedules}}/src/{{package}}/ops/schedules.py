@@ -7,6 +7,7 @@ import json
 import time
 from typing import Any
 
+from .. import broker
 from ..celery import app
 from ..contract import ScheduleStatus, Submission
 from ..runtime.connection import redis
@@ -21,7 +22,7 @@ PAUSED = "paused"
 
 def run_scheduler() -> None:
     """Fire schedules until SIGTERM."""
-    settings().require_redis_url()
+    broker.require()
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 
 

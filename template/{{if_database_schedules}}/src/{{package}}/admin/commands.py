@@ -19,9 +19,9 @@ def admin(
 ) -> None:
     """Serve the admin page of the schedules; or make a person who may log in."""
     if context.invoked_subcommand is None:
-        from ..settings import settings
+        from .. import broker
 
-        settings().require_redis_url()
+        broker.require()
         setup()
         from .server import serve
 

@@ -8,6 +8,7 @@ firing is noted by one conditional update (`admin/rows.py`).
 import asyncio
 import time
 
+from .. import broker
 from ..admin import database, setup
 from ..celery import app
 from ..contract import InvalidPayload, ScheduleStatus, Submission
@@ -17,7 +18,7 @@ from .firing import Entry, SharedScheduler, declared, longest_gap, named, told
 
 def run_scheduler() -> None:
     """Fire schedules until SIGTERM; those declared in jobs/ are brought into the database first."""
-    settings().require_redis_url()
+    broker.require()
     prepare()  # here, since beat hears SIGTERM only when it has its scheduler
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 

@@ -1,7 +1,6 @@
 -- Take the most urgent message and note who holds it.
--- KEYS: 1 unacked hash, 2 unacked index, 3… queues in order. ARGV: 1 now, 2 separator, 3 priority steps, 4 content type for
--- text that is no message. A queue's wake list holds at most one token; it is put back while messages remain, so that one
--- token wakes all it must.
+-- KEYS: 1 unacked hash, 2 unacked index, 3… queues in order. ARGV: 1 now, 2 separator, 3 priority steps.
+-- A queue's wake list holds at most one token; it is put back while messages remain, so that one token wakes all it must.
 local lists, queue_of = {}, {}
 for i = 3, #KEYS do
   for step = 0, ARGV[3] - 1 do
@@ -25,7 +24,7 @@ end)
 if not ok then
   local tag = 'undecodable-' .. redis.sha1hex(item)
   local text = item:gsub('[^\32-\126]', function(c) return string.format('\\x%02x', c:byte()) end)
-  item = cjson.encode({body = text, headers = {id = tag}, ['content-type'] = ARGV[4], ['content-encoding'] = 'utf-8',
+  item = cjson.encode({body = text, headers = {id = tag}, ['content-type'] = 'application/x-undecodable', ['content-encoding'] = 'utf-8',
     properties = {delivery_tag = tag, priority = 0, delivery_info = {exchange = '', routing_key = queue}}})
   message = {tag, '', queue}
 end

@@ -1,4 +1,4 @@
-"""How much work waits, and who is there to do it.
+"""How much work waits.
 
 `LLEN queue` sees one of ten priority lists and none of what is delayed or in hand, so that alerts and autoscaling stay
 blind.
@@ -13,7 +13,7 @@ from typing import Any
 from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
 from ..runtime.connection import redis
-from ..settings import settings
+from .workers import workers
 
 PRIORITIES = range(10)
 LOOKED_AT = 200  # messages per list, the oldest; of the others, delayed ones that no worker holds count as waiting
@@ -36,20 +36,6 @@ def _due_of(text: str) -> float | None:
         return _due(json.loads(text))
     except (ValueError, AttributeError):
         return None  # not a message; a worker will make a dead letter of it
-
-
-def workers() -> list[WorkerStatus]:
-    """The workers that gave a sign of life within three renewals."""
-    alive, forgotten, now = [], [], time.time()
-    for name, text in sorted(redis().hgetall("workers").items()):
-        worker = WorkerStatus(name=name, **json.loads(text))
-        if now - worker.seen_at < 3 * settings().renewal:
-            alive.append(worker)
-        elif now - worker.seen_at > 3600:
-            forgotten.append(name)
-    if forgotten:
-        redis().hdel("workers", *forgotten)
-    return alive
 
 
 def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:

@@ -7,6 +7,7 @@ no message into one the consumer can refuse. Keys and message format stay kombu'
 see what they expect.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 from queue import Empty
@@ -22,7 +23,8 @@ from kombu.utils.json import dumps, loads
 from .connection import UNAVAILABLE
 from .connection import redis as redis_client
 
-UNDECODABLE = "application/x-undecodable"
+AFTER_EACH_STEP = "local function after(reply) return reply end\n"  # nothing: the messages themselves tell the backlog
+INDEX = "unacked_index"  # kombu's sorted set of unacknowledged deliveries, scored by time
 TAKE = (files(__package__ or "") / "transport.lua").read_text(encoding="utf-8")
 
 
@@ -98,7 +100,7 @@ class TakingChannel:
             command = ["BRPOP", *(f"{queue}:wake" for queue in queues), timeout or self.brpop_timeout]
         else:
             keys = [self.unacked_key, self.unacked_index_key, *queues]
-            command = ["EVAL", TAKE, len(keys), *keys, time(), self.sep, len(self.priority_steps), UNDECODABLE]
+            command = ["EVAL", TAKE, len(keys), *keys, time(), self.sep, len(self.priority_steps)]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self: Any, **options: Any) -> bool:
@@ -142,6 +144,18 @@ class SentinelTransport(redis.SentinelTransport):
     """Kombu's Sentinel transport with our channel."""
 
     Channel = SentinelChannel
+
+
+def renew(pipe: Any, delivery_tags: Sequence[str]) -> None:
+    """A worker still has these in hand: no other may take them for another `lease`."""
+    if delivery_tags:
+        pipe.zadd(INDEX, dict.fromkeys(delivery_tags, time()), xx=True)
+
+
+def hand_back(client: Any, delivery_tags: Sequence[str]) -> None:
+    """A delivery of time 0 is overdue: the next worker that looks, within a second, takes it."""
+    if delivery_tags:
+        client.zadd(INDEX, dict.fromkeys(delivery_tags, 0), xx=True)
 
 
 def install() -> None:

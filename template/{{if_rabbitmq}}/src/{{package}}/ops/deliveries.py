@@ -1,0 +1,115 @@
+"""What a worker on RabbitMQ does beside its jobs: send on what has become due, and keep what the broker gave up.
+
+A quorum queue drops a message that came back too often (`delivery_limit`, far above our own `max_deliveries`: for what
+our own count does not see). That would be a lost job; here it becomes a dead letter that can be replayed.
+"""
+
+import time
+from contextlib import suppress
+from threading import Thread
+from typing import Any, cast
+
+import structlog
+from celery import bootsteps
+from celery.app.task import Context
+from kombu import Consumer, Message, Queue
+
+from .. import broker
+from ..celery import app
+from ..runtime import delays
+from ..runtime.connection import UNAVAILABLE, connect
+from ..runtime.retry import PoisonError
+from ..runtime.transport import STOPPED
+
+log = structlog.get_logger(__name__)
+LOOK_EVERY = 1.0  # seconds at most between two looks
+
+
+class Topology(bootsteps.Step):
+    """Makes the queues; a worker does not start on one that exists with other arguments (BrokerUnavailable)."""
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        with suppress(*UNAVAILABLE):  # Celery waits for a broker that is not there yet
+            broker.declare()
+
+
+class Stopped(bootsteps.ConsumerStep):
+    """Makes a dead letter of each message in the queue STOPPED."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def get_consumers(self, channel: Any) -> list[Consumer]:
+        return [Consumer(channel, [Queue(STOPPED)], on_message=self._keep, prefetch_count=1)]
+
+    def start(self, c: Any) -> None:
+        self.timer = c.timer
+        super().start(c)
+
+    def _keep(self, message: Message) -> None:
+        try:
+            keep(message)
+        except UNAVAILABLE as error:
+            log.warning("Redis does not answer, a stopped message waits", error=str(error))
+            self.timer.call_after(LOOK_EVERY, message.requeue)
+        else:
+            message.ack()
+
+
+def keep(message: Message) -> None:
+    """End the job of this message as one that was delivered too often; one that has ended before stays as it is."""
+    [death, *_] = message.headers["x-death"]
+    args, kwargs, embedded = message.decode()
+    info = {"routing_key": death["queue"], "priority": message.properties.get("priority")}
+    request = Context(message.headers, args=args, kwargs=kwargs, delivery_info=info, reason="poison", **embedded)
+    error = PoisonError(f"stopped by the broker: {death['reason']} (DELIVERY_LIMIT) on queue {death['queue']}")
+    app.backend.mark_as_failure(request.id, error, traceback="", request=request)
+
+
+class DelayKeeper(Thread):
+    """Sends delayed messages to their queues when they are due; any worker does so for all queues."""
+
+    def __init__(self) -> None:
+        super().__init__(name="delay-keeper", daemon=True)
+        self.client = connect()
+
+    def run(self) -> None:
+        while True:
+            try:
+                self.client.blpop([delays.WAKE], timeout=max(0.01, self.look()))
+            except Exception as error:  # whatever it is, delayed jobs must go on when it is over
+                log.warning("delayed jobs not sent on", error=repr(error))
+                time.sleep(LOOK_EVERY)
+
+    def look(self) -> float:
+        """Send what is due; answers the seconds until the next look."""
+        due, following = delays.take(self.client, time.time())
+        for message in due:
+            options = {"retry": True, "retry_policy": app.conf.task_publish_retry_policy, **message.properties}
+            with app.producer_or_acquire() as producer:
+                producer.publish(
+                    message.body,
+                    routing_key=message.queue,
+                    headers=options.pop("application_headers"),
+                    declare=[Queue(message.queue)],
+                    **options,
+                )
+            delays.sent(self.client, message)
+        return min(LOOK_EVERY, following - time.time()) if following else LOOK_EVERY
+
+
+class DelayStep(bootsteps.StartStopStep):
+    """Starts the thread with the first consumer."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+    keeper: DelayKeeper | None = None
+
+    def start(self, parent: Any) -> None:
+        if DelayStep.keeper is None:
+            DelayStep.keeper = DelayKeeper()
+            DelayStep.keeper.start()
+
+
+steps = cast("dict[str, set[type]]", app.steps)
+steps["worker"].add(Topology)
+steps["consumer"] |= {Stopped, DelayStep}

@@ -1,0 +1,152 @@
+"""What only Celery on RabbitMQ promises: the broker's own limit, queues of the declared kind, confirmed messages."""
+
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from .installed import Installed
+from .processes import until
+from .service import Service, running
+
+ASK = """
+import sys
+import amqp
+with amqp.Connection(f"127.0.0.1:{sys.argv[1]}") as connection:
+    channel = connection.channel()
+    """
+
+
+@pytest.fixture(scope="module")
+def own(installed: Installed) -> Iterator[Service]:
+    """One that no test changes."""
+    with running(installed) as service:
+        yield service
+
+
+def asked(service: Service, code: str) -> str:
+    """What this line prints, with an AMQP `channel` to the node."""
+    command = [str(service.installed.python), "-c", ASK + code, str(service.broker_port)]
+    return subprocess.check_output(command, text=True).strip()
+
+
+def node_of(service: Service) -> int:
+    """The process of RabbitMQ alone, without the Valkey beside it."""
+    home = f"HOME={service.folder}/broker\0".encode()
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (folder / "comm").read_text() == "beam.smp\n" and home in (folder / "environ").read_bytes():
+                return int(folder.name)
+    raise AssertionError("no node")
+
+
+def test_the_brokers_own_limit_makes_a_dead_letter_that_can_be_replayed(installed: Installed) -> None:
+    with running(installed, max_deliveries=50, delivery_limit=2) as service:
+        job = service.submit("poison", {"label": "stopped"}, queue="critical", priority=7)
+        service.wait(job, "failed")
+        letter = service.get(f"/dead-letters/{job}")
+        assert (letter["reason"], letter["queue"]) == ("poison", "critical")
+        assert "stopped by the broker" in letter["error"]
+        assert "DELIVERY_LIMIT" in letter["error"]
+        assert letter["payload"] == {"label": "stopped"}
+        assert len(service.effects(label="stopped")) == 3
+        replay = service.http.post(f"/api/v1/dead-letters/{job}/replay").raise_for_status().json()["id"]
+        assert service.wait(replay, "failed")["priority"] == 7
+        assert len(service.effects(label="stopped")) == 6
+        until(lambda: service.queue("critical")["depth"] == 0, 5)
+
+
+def test_a_queue_with_other_arguments_is_told_with_both_values_and_the_way_out(installed: Installed) -> None:
+    with running(installed, workers=0) as service:
+        asked(service, "channel.queue_declare('bulk', durable=True, auto_delete=False)")
+        answer = service.post("noop", queue="bulk")
+        assert answer.status_code == 503
+        said = {
+            "caller": answer.json()["detail"],
+            "command": service.cli("run", "noop", "--queue", "bulk", code=3),
+            "worker": service.cli("worker", code=3),
+            "doctor": service.cli("doctor", "--json", code=1),
+        }
+        for who, text in said.items():
+            assert all(part in text for part in ("queue bulk", "x-max-priority", "'9'", "none", "delete_queue")), who
+        assert service.queue("bulk")["depth"] == 0, "nothing half-done"
+        service.wait_for_workers(0)
+
+        asked(service, "channel.queue_delete('bulk')")
+        service.start_worker()
+        service.wait(service.submit("noop", queue="bulk"))
+        assert service.cli("doctor", code=0)
+
+
+def test_a_changed_delivery_limit_is_drift_too(own: Service) -> None:
+    said = own.cli("doctor", code=1, delivery_limit=21)
+    assert "x-delivery-limit" in said
+    assert "'21'" in said
+    assert "'20'" in said
+
+
+def test_a_message_whose_queue_was_deleted_is_not_lost(installed: Installed) -> None:
+    """The API has declared the queue once and would not look again; the broker confirms what it drops."""
+    with running(installed, workers=0) as service:
+        service.submit("noop", queue="bulk")
+        asked(service, "channel.queue_delete('bulk')")
+        job = service.submit("noop", queue="bulk")
+        assert asked(service, "print(channel.queue_declare('bulk', passive=True).message_count)") == "1"
+        service.start_worker()
+        service.wait(job)
+
+
+def test_delayed_jobs_keep_no_worker_from_the_others_and_outlive_it(installed: Installed) -> None:
+    with running(installed) as service:
+        delayed = [service.submit("mark", {"label": "delayed"}, delay=8) for _ in range(40)]
+        for _ in range(10):
+            service.wait(service.submit("noop"))
+        assert service.queue("default")["delayed"] == 40
+        assert service.effects(label="delayed") == []
+        service.workers[0].kill_group()
+        service.start_worker()
+        for job in delayed:
+            assert service.wait(job)["attempts"] == 1
+
+
+def test_without_the_node_alone_nothing_is_half_done_and_health_says_so(installed: Installed) -> None:
+    with running(installed) as service:
+        service.wait(service.submit("noop"))
+        node = node_of(service)
+        subprocess.run(["kill", f"-{signal.SIGSTOP.value}", str(node)], check=True)
+        try:
+            answer = service.post("noop", key="while away")
+            assert answer.status_code == 503
+            assert service.http.get("/health/ready").status_code == 503
+            assert not service.health()["broker"]
+        finally:
+            subprocess.run(["kill", f"-{signal.SIGCONT.value}", str(node)], check=True)
+        job = until(
+            lambda: answer.json()["id"] if (answer := service.post("noop", key="while away")).is_success else "", 30
+        )
+        service.wait(job)
+        until(lambda: service.health()["ok"], 30)
+
+
+@pytest.mark.parametrize("variable", ["RABBITMQ_URL", "REDIS_URL"])
+def test_each_address_that_is_missing_is_named(own: Service, variable: str) -> None:
+    address = own.environment.pop(variable)
+    try:
+        assert f"{variable} is not set" in own.cli("worker", code=2)
+    finally:
+        own.environment[variable] = address
+
+
+def test_doctor_refuses_what_only_this_machine_may_use(own: Service) -> None:
+    said = own.cli("doctor", "--json", code=1, rabbitmq_url="amqp://guest:guest@rabbit.invalid/")
+    assert "plain text" in said
+    assert "guest is known to everybody" in said
+
+
+def test_a_job_longer_than_the_broker_waits_is_refused(own: Service) -> None:
+    said = own.cli("worker", code=2, consumer_timeout=600)
+    assert "HARD_LIMIT=600" in said
+    assert "CONSUMER_TIMEOUT=600" in said
