@@ -40,7 +40,8 @@ if "SEASON" in os.environ:
 
 if "EVERY" in os.environ:
     payload = {"label": os.environ.get("LABEL", "declared")}
-    SCHEDULES = [Schedule("declared", mark, timedelta(seconds=int(os.environ["EVERY"])), payload)]
+    name = os.environ.get("SCHEDULE", "declared")
+    SCHEDULES = [Schedule(name, mark, timedelta(seconds=int(os.environ["EVERY"])), payload)]
 """
 
 
@@ -174,7 +175,8 @@ def test_a_wrong_password_does_not_log_in(admin: Admin) -> None:
         ("when", "61 * * * *", "61 * * * *"),
         ("when", "* * * *", "for example 0 6 * * mon"),
         ("when", "0 0 31 2 *", "never occurs"),
-        ("when", "every 0 seconds", "must not be 0"),
+        ("when", "every 0 seconds", "is no time"),
+        ("when", "every 999999999 days", "more than a year"),
         ("when", "every now and then", "every 30 seconds"),
         ("task", "send_fax", "send_fax is not one of the available choices"),
         ("queue", "express", "express is not one of the available choices"),
@@ -225,7 +227,7 @@ def release(service: Service, schedulers: list[Process], **environment: Any) -> 
     for each in schedulers:
         each.kill_group()
     wanted = {key.upper(): str(value) for key, value in environment.items()}
-    before = {key: service.environment.pop(key, "") for key in ("SEASON", "EVERY", "LABEL")}
+    before = {key: service.environment.pop(key, "") for key in ("SEASON", "EVERY", "LABEL", "SCHEDULE")}
     service.environment |= wanted
     try:
         schedulers[:] = [service.start_scheduler() for _ in range(2)]
@@ -255,6 +257,11 @@ def test_a_release_changes_what_it_declares_but_not_what_an_operator_changed(
     assert schedule(service, "declared"), "one that jobs/ declares is paused, not deleted"
     release(service, schedulers, season=1)
     assert schedule(service, "declared"), "it was changed: now it is the operator's"
+    release(service, schedulers, season=1, every=3600, schedule="another")
+    assert schedule(service, "another")
+    assert [each.returncode for each in schedulers] == [None, None], "both wanted to make it"
+    release(service, schedulers, season=1)
+    assert not schedule(service, "another"), "nobody had changed it"
 
 
 def test_a_schedule_whose_job_is_gone_is_disabled_with_an_alarm_and_the_others_go_on(

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..render.rendering import ROOT, Renderer, choices, export
+from ..render.matrix import Matrix
+from ..render.rendering import ROOT, choices, export
 from .updating import RELEASES, STACKS, commit, git, unpack
 
 
@@ -20,7 +21,7 @@ def test_each_release_renders_on_every_stack_that_it_had(release: str, tmp_path:
     stacks = choices(questions["stack"])
     assert stacks == STACKS.get(release, stacks)
     for stack in stacks:
-        assert "pyproject.toml" in Renderer(folder).render({"stack": stack}).files
+        assert "pyproject.toml" in Matrix(folder).render({"stack": stack}).files
 
 
 def test_the_changelog_and_the_snapshots_name_the_same_releases() -> None:

@@ -22,8 +22,9 @@ import copier
 import jinja2
 import pytest
 import yaml
+from copier._jinja_ext import get_yield_context
 
-from ..render.rendering import ANSWERS_FILE, ROOT, _compile_once, export
+from ..render.rendering import ANSWERS_FILE, ROOT, export
 
 RELEASES = {
     path.name.removesuffix(".tar.xz"): path for path in sorted((ROOT / "tests/update/releases").glob("*.tar.xz"))
@@ -153,6 +154,28 @@ def template_owned(files: Mapping[str, bytes], but: Sequence[str] = ()) -> dict[
 def recorded(service: Service) -> dict[str, Any]:
     """The answers, to render another service with."""
     return {name: value for name, value in service.answers().items() if name[0] != "_"}
+
+
+_compiled: dict[tuple[str, str | None, str | None], Any] = {}
+_compile = jinja2.Environment.compile
+
+
+def _compile_once(
+    self: jinja2.Environment,
+    source: Any,
+    name: str | None = None,
+    filename: str | None = None,
+    raw: bool = False,
+    defer_init: bool = False,
+) -> Any:
+    if raw or not isinstance(source, str):
+        return _compile(self, source, name, filename, raw, defer_init)
+    context = get_yield_context(self)  # what Copier's extension resets on each compilation
+    context.yield_name = context.yield_iterable = None
+    key = (source, name, filename)
+    if key not in _compiled:
+        _compiled[key] = _compile(self, source, name, filename, raw, defer_init)
+    return _compiled[key]
 
 
 @contextmanager

@@ -136,7 +136,7 @@ def _bring_up_to_date() -> None:
         return executor.migration_plan(executor.loader.graph.leaf_nodes())
 
     if plan():
-        with redis().lock(f"{PACKAGE}:migration", timeout=120):  # seconds; others wait
+        with redis().lock("schedules:migrating", timeout=120):  # seconds; others wait
             if plan():
                 call_command("migrate", verbosity=0, interactive=False)
                 import_module(".rows", __package__).synchronise()

@@ -41,7 +41,12 @@ class ScheduleForm(forms.ModelForm):
         label="When (UTC)",
         help_text="A crontab (minute, hour, day of month, month, day of week) such as 0 6 * * mon, or every 30 seconds",
     )
-    kwargs = forms.JSONField(label="Payload", required=False, help_text="The job's arguments by name, as JSON")
+    kwargs = forms.JSONField(
+        label="Payload",
+        required=False,
+        help_text="The job's arguments by name, as JSON",
+        widget=forms.Textarea({"rows": 4, "cols": 60}),
+    )
     queue = forms.ChoiceField(required=False, help_text="Another queue than the job's own")
 
     class Meta:
@@ -74,6 +79,10 @@ class ScheduleForm(forms.ModelForm):
             wrong = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()]
             raise ValidationError([f"does not fit {task.name}: {each}" for each in wrong]) from error
         return forms.JSONField().prepare_value(payload)
+
+    def validate_unique(self) -> None:
+        if not self.errors:  # else there may be no times yet, which django-celery-beat would also complain of
+            super().validate_unique()
 
     def clean(self) -> dict[str, Any] | None:
         if not self.errors:

@@ -18,11 +18,11 @@ def admin(
     port: Annotated[int | None, typer.Option(help="ADMIN_PORT unless given.", min=0, max=65535)] = None,
 ) -> None:
     """Serve the admin page of the schedules; or make a person who may log in."""
-    from ..settings import settings
-
-    settings().require_redis_url()
-    setup()
     if context.invoked_subcommand is None:
+        from ..settings import settings
+
+        settings().require_redis_url()
+        setup()
         from .server import serve
 
         serve(host, port)
@@ -31,6 +31,7 @@ def admin(
 @app.command()
 def createsuperuser(name: Annotated[str, typer.Argument(metavar="NAME", show_default=False)]) -> None:
     """Make a user, or set a new password; asks for it, or reads one line from standard input."""
+    setup()
     from .people import put_superuser
 
     if sys.stdin.isatty():

@@ -19,6 +19,7 @@ from pydantic_core import to_jsonable_python
 from ..celery import app
 from ..contract import ContractError
 from ..ops.firing import Entry, declared
+from ..runtime.connection import redis
 from ..runtime.job import Schedule
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
@@ -30,9 +31,9 @@ UNREADABLE = timedelta(days=1)  # stands in for times that cannot be read
 
 
 def synchronise() -> None:
-    """Bring in what jobs/ declares, and disable what cannot fire."""
+    """Bring in what jobs/ declares, and disable what cannot fire; one scheduler after the other."""
     wanted = {schedule.name: _declaration(schedule) for schedule in declared()}
-    with atomic():
+    with redis().lock("schedules:synchronising", timeout=60), atomic():  # seconds
         rows: dict[str, Row] = {row.name: row for row in PeriodicTask.objects.select_for_update()}
         for name, values in wanted.items():
             _bring_in(rows.get(name) or PeriodicTask(name=name), values)

@@ -22,6 +22,7 @@ from .people import put_superuser
 admin.site.site_header = admin.site.site_title = f"{PACKAGE.replace('_', ' ').title()}: schedules"
 admin.site.index_title = "Schedules and people"
 admin.site.site_url = None
+admin.site.enable_nav_sidebar = False
 urlpatterns = [path("", admin.site.urls)]
 
 

@@ -12,6 +12,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule
 
 from .models import Row
 
+YEAR = timedelta(days=366)
 FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
 UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000, "seconds": 1_000_000, "microseconds": 1}
 
@@ -20,8 +21,8 @@ def read(text: str) -> crontab | timedelta:
     """Raises ValueError that shows a right one."""
     if match := re.fullmatch(r"every (\d{1,9}) (day|hour|minute|second|microsecond)s?", text.strip()):
         every = timedelta(microseconds=int(match[1]) * UNITS[f"{match[2]}s"])
-        if not every:
-            raise ValueError("an interval must not be 0: write for example every 30 seconds")
+        if not timedelta(0) < every <= YEAR:
+            raise ValueError(f"{text!r} is no time, or more than a year: write for example every 30 seconds")
         return every
     fields = text.split()
     if len(fields) != 5:
@@ -32,7 +33,8 @@ def read(text: str) -> crontab | timedelta:
     try:
         return crontab(**dict(zip(FIELDS, fields, strict=True)))
     except (ParseException, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{text!r} is no crontab: {error}; write for example 0 6 * * mon, or */5 * * * *") from None
+        why = str(error).rstrip(".")
+        raise ValueError(f"{text!r} is no crontab: {why}; write for example 0 6 * * mon, or */5 * * * *") from None
 
 
 def written(when: crontab | timedelta) -> str:

@@ -18,6 +18,7 @@ from .firing import Entry, SharedScheduler, declared, longest_gap, named, told
 def run_scheduler() -> None:
     """Fire schedules until SIGTERM; those declared in jobs/ are brought into the database first."""
     settings().require_redis_url()
+    prepare()  # here, since beat hears SIGTERM only when it has its scheduler
     app.start(["beat", f"--loglevel={settings().log_level}", "--pidfile="])
 
 
