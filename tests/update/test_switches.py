@@ -1,16 +1,24 @@
 """Another answer on the same version, `copier update --vcs-ref=:current:`: as rendered afresh, and jobs/ as it was."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from jinja2.nativetypes import NativeEnvironment
 
-from ..render.rendering import RECORDED, choices, usual
+from ..render.rendering import RECORDED, choices
 from .conftest import Start
 from .leftovers import findings
 from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
 
 STACKS = ("celery", "arq", "temporal")
+
+
+def _default(question: Mapping[str, Any]) -> Any:
+    """Of a service with the HTTP API."""
+    value = question["default"]
+    return NativeEnvironment().from_string(value).render(api=True) if "{{" in str(value) else value
 
 
 def _changes() -> list[dict[str, Any]]:
@@ -19,7 +27,7 @@ def _changes() -> list[dict[str, Any]]:
     for name, question in RECORDED.items():
         if name == "stack" or not choices(question):
             continue
-        chosen = usual(question)
+        chosen = _default(question)
         if question.get("multiselect"):
             kept = [choice for choice in chosen if choice == "default"]
             others[name] = [[*kept, choice] for choice in choices(question) if choice not in chosen]
