@@ -143,6 +143,8 @@ def test_two_schedulers_fire_a_schedule_of_ten_seconds_once_each_time(admin: Adm
     assert abs(runs - RACE / 10) <= 1, runs
     told = schedule(service, "race")
     assert abs(told["runs"] - runs) <= 1, told
+    ticks = schedule(service, "tick")["runs"]
+    assert abs(ticks - len(service.effects(label="tick"))) <= 1, "each firing is counted once"
     admin.act("pause", "race")
 
 

@@ -174,7 +174,7 @@ def test_a_choice_that_is_retired_becomes_what_its_default_says(later: Any, tmp_
 
 def test_a_question_that_is_renamed_keeps_its_answer(later: Any, tmp_path: Path) -> None:
     def rename(text: str) -> str:
-        text = text.replace("'large_results']", "'large_results', 'results_store']")
+        text = text.replace("'large_results',", "'large_results', 'results_store',")
         text = re.sub(r"(?m)^large_results:", "results_store:", text).replace("large_results ==", "results_store ==")
         return text.replace("  default: object_store", "  default: \"{{ large_results | default('object_store') }}\"")
 

@@ -1,6 +1,7 @@
 """Another answer on the same version, `copier update --vcs-ref=:current:`: as rendered afresh, and jobs/ as it was."""
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -14,15 +15,19 @@ from .updating import NEXT, is_owned_by_the_team, recorded, template_owned
 STACKS = ("celery", "arq", "temporal")
 
 
+def _default(question: Mapping[str, Any]) -> Any:
+    """Of a service with the HTTP API."""
+    value = question["default"]
+    return NativeEnvironment().from_string(value).render(api=True) if "{{" in str(value) else value
+
+
 def _changes() -> list[dict[str, Any]]:
     """Every choice but those of the default service and the stack, in as few services as have room for them."""
     others: dict[str, list[Any]] = {}
     for name, question in RECORDED.items():
         if name == "stack" or not choices(question):
             continue
-        chosen = question["default"]
-        if isinstance(chosen, str) and "{{" in chosen:
-            chosen = NativeEnvironment().from_string(chosen).render(api=True)
+        chosen = _default(question)
         if question.get("multiselect"):
             kept = [choice for choice in chosen if choice == "default"]
             others[name] = [[*kept, choice] for choice in choices(question) if choice not in chosen]

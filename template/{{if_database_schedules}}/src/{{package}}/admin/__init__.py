@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from types import ModuleType
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..settings import settings
 
 PACKAGE = (__package__ or "").partition(".")[0]
 SESSION = 12 * 3600  # seconds until a browser has to log in again
-_configuring = Lock()
+_configuring = RLock()  # beat may come back here from its handler of SIGTERM
 
 
 def setup() -> None:
@@ -38,7 +38,7 @@ def setup() -> None:
             USE_TZ=True,
             TIME_ZONE="UTC",
             INSTALLED_APPS=[
-                "django.contrib.admin",
+                "django.contrib.admin.apps.SimpleAdminConfig",  # its pages are loaded by server.py alone
                 "django.contrib.auth",
                 "django.contrib.contenttypes",
                 "django.contrib.messages",

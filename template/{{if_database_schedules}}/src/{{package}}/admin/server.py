@@ -23,6 +23,7 @@ admin.site.site_header = admin.site.site_title = f"{PACKAGE.replace('_', ' ').ti
 admin.site.index_title = "Schedules and people"
 admin.site.site_url = None
 admin.site.enable_nav_sidebar = False
+admin.autodiscover()
 urlpatterns = [path("", admin.site.urls)]
 
 
