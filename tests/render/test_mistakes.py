@@ -52,7 +52,7 @@ MISTAKES: dict[str, tuple[str, str, str | None, str]] = {  # file, text, what st
     "TOML that is none": (f"{ALWAYS}/pyproject.toml.jinja", '"httpx>=0.28",', '"httpx>=0.28', "pyproject.toml: "),
     "JSON that is none": (f"{MONITORING}/dashboard.json", END, ",\n", "dashboard.json: Extra data"),
     "a wrong type": (f"{PACKAGE}/health.py", END, '\nWRONG: int = "text"\n', "invalid-assignment"),
-    "a wrong type on one stack": (f"{CELERY}/ops/backlog.py", END, '\nWRONG: int = "text"\n', "invalid-assignment"),
+    "a wrong type on one stack": (f"{CELERY}/ops/workers.py", END, '\nWRONG: int = "text"\n', "invalid-assignment"),
     "an argument that is not taken": (f"{PACKAGE}/health.py", END, "\nbeat(1, 2)\n", "too-many-positional-arguments"),
     "a file missing in one layer": (
         f"{CELERY}/runtime/waiting.py",
