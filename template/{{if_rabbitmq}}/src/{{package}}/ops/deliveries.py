@@ -19,7 +19,7 @@ from ..celery import app
 from ..runtime import delays
 from ..runtime.connection import UNAVAILABLE, connect
 from ..runtime.retry import PoisonError
-from ..runtime.transport import STOPPED
+from ..topology import STOPPED
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 1.0  # seconds at most between two looks
