@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 TEMPORAL_CLI=$(sh scripts/temporal.sh)
 RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh)
 export TEMPORAL_CLI RABBITMQ_SERVER
-"$uv" run --frozen pytest tests/render
+"$uv" run --frozen pytest tests/render tests/update
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -19,8 +19,10 @@ trap 'rm -rf "$scratch"' EXIT
 contract() { # STACK [PYTEST-OPTION…]
   set -- --stack "$@" -o "cache_dir=$scratch/$1.cache"
   case $2 in
-    rabbitmq) # the files that another broker can change; the others are Celery's, which run on Redis
-      for file in rabbitmq faults dead_letters priorities queues submission retries health_and_metrics settings; do
+    rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
+      set -- "$@" --answer schedules=database --answer 'monitoring=[prometheus, flower]'
+      for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \
+        health_and_metrics settings; do
         set -- "$@" "tests/contract/test_$file.py"
       done
       ;;
@@ -30,11 +32,14 @@ contract() { # STACK [PYTEST-OPTION…]
 }
 
 service() {
-  answers="--data stack=$1"
-  [ "$1" != rabbitmq ] || answers="--data broker=rabbitmq"
-  # shellcheck disable=SC2086
-  "$uv" run --frozen copier copy --quiet --overwrite --defaults $answers --vcs-ref HEAD "$PWD" "$scratch/$1" &&
-    (cd "$scratch/$1" && "$uv" run pytest)
+  case $1 in
+    rabbitmq) set -- "$1" --data broker=rabbitmq --data schedules=database --data 'monitoring=[prometheus, flower]' ;;
+    *) set -- "$1" --data "stack=$1" ;;
+  esac
+  folder=$scratch/$1
+  shift
+  "$uv" run --frozen copier copy --quiet --overwrite --defaults "$@" --vcs-ref HEAD "$PWD" "$folder" &&
+    (cd "$folder" && "$uv" run pytest)
 }
 
 started=

@@ -9,3 +9,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--answer", action="append", metavar="KEY=VALUE", help="another answer than the default; repeatable"
     )
+    parser.addoption("--live", action="store_true", help="of tests/update, the live deployments, too: 10 minutes")

@@ -8,17 +8,15 @@ the pictures in docs/images/: look at them.
 
 import os
 import re
-import shutil
 import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright  # ty: ignore[import-not-found]
+from playwright.sync_api import Browser, Page, expect  # ty: ignore[import-not-found]
 
 from ..contract.installed import Installed
 from ..contract.processes import until
@@ -67,14 +65,6 @@ def fill(service: Service) -> None:
         service.submit("import_catalog", {"supplier": "acme", "items": items * (1 + wave % 3)})
         time.sleep(9)
     until(lambda: len(service.dead_letters()) >= 4, 30)
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    path = shutil.which("chromium")
-    assert path, "chromium is not on PATH: apt-get install chromium"
-    with sync_playwright() as playwright, closing(playwright.chromium.launch(executable_path=path)) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

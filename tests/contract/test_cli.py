@@ -166,6 +166,18 @@ def test_doctor_names_line_by_line_what_would_go_wrong(service: Service) -> None
     assert all(one["mend"] for one in found)
 
 
+def test_doctor_answers_although_an_update_left_a_conflict_in_a_module_that_it_needs(service: Service) -> None:
+    queues = service.installed.folder / "src" / service.installed.package / "queues.py"
+    text = queues.read_text()
+    queues.write_text(f"<<<<<<< before updating\n{text}=======\n{text}>>>>>>> after updating\n")
+    try:
+        [found] = service.cli_json("doctor", code=1)
+    finally:
+        queues.write_text(text)
+    assert found["where"].endswith("/queues.py:1")
+    assert found["problem"] == "an update left a conflict"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

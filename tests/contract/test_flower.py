@@ -203,7 +203,7 @@ def test_passwords_are_not_written_to_the_log(flower: Flower) -> None:
 
 
 def test_nothing_can_be_done_by_it(flower: Flower, routes: list[str]) -> None:
-    """Shut down, revoke, apply … would pass by the records of jobs."""
+    """Shut down, revoke, leave a queue …: none is written down anywhere."""
     doing = [path for path in routes if re.match(r"/api/(worker|task)/.+/", path)]
     assert len(doing) >= 14
     answers = {path: flower.http.post(path.replace("anything", flower.workers()[0]), json={}) for path in doing}

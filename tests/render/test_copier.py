@@ -1,14 +1,14 @@
-"""The real `copier` command on a git clone: the same output as the fast renderer's, no trust, and safe updates."""
+"""The real `copier` command on a git clone: the same output as the matrix has, no trust, and safe updates."""
 
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 import yaml
 
-from .rendering import ANSWERS_FILE, Answers, Renderer
+from .matrix import Matrix
+from .rendering import ANSWERS_FILE, RECORDED
 
 COPIER = [sys.executable, "-m", "copier"]
 GIT = ["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
@@ -36,32 +36,29 @@ def read(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def repository(renderer: Renderer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def repository(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The template as a git repository with one release."""
     folder = tmp_path_factory.mktemp("repository")
-    subprocess.run(["cp", "-r", f"{renderer.template}/.", str(folder)], check=True)
+    subprocess.run(["cp", "-r", f"{template}/.", str(folder)], check=True)
     git(folder, "init", "--quiet", "--initial-branch=main")
     commit(folder, "First release")
     git(folder, "tag", "v1.0.0")
     return folder
 
 
-@pytest.mark.parametrize(
-    "answers",
-    [{}, {"stack": "temporal"}, {"stack": "arq", "api": False, "large_results": "database", "queues": ["default"]}],
-    ids=str,
-)
-def test_stock_copier_renders_the_same(repository: Path, renderer: Renderer, tmp_path: Path, answers: Answers) -> None:
-    data = [argument for name, value in answers.items() for argument in ("--data", f"{name}={value}")]
-    copier("copy", "--quiet", *data, str(repository), str(tmp_path / "service"))
-    stock, fast = read(tmp_path / "service"), dict(renderer.render(answers).files)
-    assert _answers(stock) == _answers(fast)
-    assert stock == fast
-
-
-def _answers(files: dict[str, bytes]) -> Mapping[str, object]:
-    recorded = yaml.safe_load(files.pop(ANSWERS_FILE))
-    return {name: value for name, value in recorded.items() if not name.startswith("_")}
+def test_stock_copier_renders_what_the_matrix_has(repository: Path, matrix: Matrix, tmp_path: Path) -> None:
+    """In the covering set; and the answers file records what was answered, nothing computed and nothing not asked."""
+    for number, answers in enumerate(matrix.covering):
+        service, folder = matrix.render(answers), tmp_path / str(number)
+        given = {name: service.answers[name] for name in RECORDED}
+        data = [argument for name, value in given.items() for argument in ("--data", f"{name}={value}")]
+        copier("copy", "--quiet", *data, str(repository), str(folder))
+        stock = read(folder)
+        recorded = yaml.safe_load(stock.pop(ANSWERS_FILE))
+        assert stock == service.files, service.label
+        recorded = {name: value for name, value in recorded.items() if not name.startswith("_")}
+        assert recorded == {name: given[name] for name in recorded}
+        assert all("when" in RECORDED[name] for name in given.keys() - recorded.keys())
 
 
 def test_the_message_says_what_was_answered_and_what_to_do_next(repository: Path, tmp_path: Path) -> None:
@@ -106,7 +103,7 @@ def test_an_update_brings_fixes_and_leaves_the_users_files_alone(repository: Pat
     assert ours.endswith("# our note at the end\n")
     assert after["src/order_desk/queues.py"].startswith(b"# changed in v1.1\n")
     assert b"project_slug: order-desk" in after[ANSWERS_FILE]
-    assert "git grep -n '<<<<<<<'" in message
+    assert "git grep -nE '^(<<<<<<<|>>>>>>>) '" in message
 
 
 def test_an_answer_can_be_changed_without_a_new_release(repository: Path, tmp_path: Path) -> None:

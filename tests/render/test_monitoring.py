@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import ROOT, Renderer, Service
-from .test_clean import run
+from .checks import complaints
+from .matrix import Matrix
+from .rendering import ROOT, Service
 
 FOLDER = "deploy/monitoring"
 FILES = {"compose.yaml", "dashboard.json", "prometheus.yml", "rules.yml", "rules_test.yml", "runbook.md"}
@@ -31,14 +32,14 @@ def promtool() -> str:
 
 
 @pytest.fixture(scope="session")
-def monitored(renderer: Renderer, services: Sequence[Service]) -> list[Service]:
+def monitored(matrix: Matrix) -> list[Service]:
     """One service for each content of the folder, and one with names of its own."""
-    distinct = {
-        tuple(sorted((path, content) for path, content in service.files.items() if path.startswith(FOLDER))): service
-        for service in services
+    own = matrix.render({"project_name": "Bob's (new) C++ Jobs", "runbook": "https://wiki.example.com/a~b/jobs"})
+    services = {
+        tuple(content for path, content in service.files.items() if path.startswith(FOLDER)): service
+        for service in matrix.each(f"{FOLDER}/*")
     }
-    own = renderer.render({"project_name": "Bob's (new) C++ Jobs", "runbook": "https://wiki.example.com/a~b/jobs"})
-    return [own, *(service for files, service in distinct.items() if files)]
+    return [own, *(service for files, service in services.items() if files)]
 
 
 @pytest.fixture
@@ -60,11 +61,10 @@ def expressions(service: Service) -> Iterator[str]:
             yield re.sub(r"\$\w+", lambda match: values[match[0]], target["expr"])
 
 
-def test_the_files_come_with_the_choice(services: Sequence[Service]) -> None:
-    for service in services:
-        wanted = FILES if "prometheus" in service.answers.get("monitoring", ["prometheus"]) else set()
+def test_the_files_come_with_the_choice(matrix: Matrix) -> None:
+    for service in matrix:
         found = {path.removeprefix(f"{FOLDER}/") for path in service.files if path.startswith("deploy/")}
-        assert found == wanted, service.label
+        assert found == (FILES if "prometheus" in service.answers["monitoring"] else set()), service.label
 
 
 def test_promtool_accepts_rules_and_configuration(folders: Sequence[Path], promtool: str) -> None:
@@ -74,13 +74,13 @@ def test_promtool_accepts_rules_and_configuration(folders: Sequence[Path], promt
         text = configuration.read_text()
         assert "credentials_file: /run/secrets/metrics_token}" in text
         configuration.write_text(text.replace("/run/secrets/metrics_token", "token"))
-        run([promtool, "check", "rules", "rules.yml"], folder)
-        run([promtool, "check", "config", "prometheus.yml"], folder)
+        assert not complaints([promtool, "check", "rules", "rules.yml"], folder)
+        assert not complaints([promtool, "check", "config", "prometheus.yml"], folder)
 
 
 def test_each_alert_fires_and_stays_silent_when_it_should(folders: Sequence[Path], promtool: str) -> None:
     for folder in folders:
-        run([promtool, "test", "rules", "rules_test.yml"], folder)
+        assert not complaints([promtool, "test", "rules", "rules_test.yml"], folder)
 
 
 def test_no_alert_is_without_a_test_in_which_it_fires_and_one_in_which_it_does_not(
@@ -164,7 +164,7 @@ def test_every_panel_is_a_query_that_prometheus_understands(default: Service, pr
     assert len(asked) >= 15
     recorded = [{"record": f"panel:{number}", "expr": text} for number, text in enumerate(asked)]
     (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": recorded}]}))
-    run([promtool, "check", "rules", "panels.yml"], tmp_path)
+    assert not complaints([promtool, "check", "rules", "panels.yml"], tmp_path)
 
 
 def test_the_dashboard_is_what_its_script_writes(default: Service, tmp_path: Path) -> None:

@@ -6,16 +6,15 @@ The calls are in tests/typing/, a file for each stack.
 import json
 import os
 import re
-import shutil
 import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from .rendering import ROOT, Renderer
-from .test_clean import run
+from .matrix import Matrix
+from .rendering import ROOT
 
 CALLS = sorted((ROOT / "tests/typing").glob("*.py"))
 
@@ -46,15 +45,13 @@ def checked(service: Path, python: Path) -> dict[str, set[int]]:
 
 
 @pytest.mark.parametrize("calls", CALLS, ids=lambda path: path.stem)
-def test_type_checkers_report_each_wrong_call_and_no_other(renderer: Renderer, tmp_path: Path, calls: Path) -> None:
-    service = renderer.render({"stack": calls.stem}).write(tmp_path / "service")
+def test_type_checkers_report_each_wrong_call_and_no_other(
+    matrix: Matrix, environment: Callable[[str], Path], tmp_path: Path, calls: Path
+) -> None:
+    service = matrix.render({"stack": calls.stem}).write(tmp_path / "service")
     text = calls.read_text()
     (service / "calls.py").write_text(text)
-    uv = os.environ.get("UV") or shutil.which("uv")
-    assert uv, "the type check needs uv to install what a service imports: run the tests by `sh scripts/test.sh`"
-    run([uv, "venv", "--quiet", "--python", sys.executable, str(tmp_path / "environment")], tmp_path)
-    python = tmp_path / "environment" / "bin" / "python"
-    run([uv, "pip", "install", "--quiet", "--python", str(python), "-r", "pyproject.toml"], service)
+    python = environment(calls.stem) / "bin" / "python"
 
     wrong = {number for number, line in enumerate(text.splitlines(), 1) if "# wrong: " in line}
     assert checked(service, python) == {"mypy": wrong, "pyright": wrong, "ty": wrong}

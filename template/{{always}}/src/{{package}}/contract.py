@@ -162,6 +162,7 @@ class ScheduleStatus(BaseModel):
     interval: float = Field(description="longest time between two firings")
     silent: bool = Field(default=False, description="it should have fired by now and did not")
     paused: bool = Field(default=False, description="it fires no more until it is resumed")
+    problem: str | None = Field(default=None, description="why it cannot fire, until a person mends it")
 
 
 class WorkerStatus(BaseModel):

@@ -79,11 +79,14 @@ class Engine(Protocol):
 
     async def schedules(self) -> list[ScheduleStatus]: ...
 
-    async def pause(self, schedule: str) -> None:
+    async def pause(self, name: str) -> None:
         """Let it fire no more, also after a restart, until `resume`. Raises UnknownSchedule."""
 
-    async def resume(self, schedule: str) -> None:
+    async def resume(self, name: str) -> None:
         """Let it fire again, from its next time on: what it missed is not made up for. Raises UnknownSchedule."""
+
+    async def fire(self, name: str) -> Submission:
+        """Run its job now, beside its times, also if it is paused. Raises UnknownSchedule."""
 
     async def health(self) -> Health: ...
 

@@ -70,7 +70,9 @@ def judge(
             waited = f"{queue.oldest_age:.0f} s, over {limit.max_age:g}"
             reasons.append(f"queue {queue.name}: its oldest job has waited {waited}")
     for schedule in schedules:
-        if schedule.silent:
+        if schedule.problem:
+            reasons.append(f"schedule {schedule.name} cannot fire: {schedule.problem}")
+        elif schedule.silent:
             late = time.time() - (schedule.next_run_at or 0)
             reasons.append(f"schedule {schedule.name} should have fired {late:.0f} s ago")
     return Health(ok=not reasons, broker=True, workers=list(workers), reasons=reasons)

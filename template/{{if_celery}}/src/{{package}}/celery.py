@@ -86,7 +86,7 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_redirect_stdouts=False,
     worker_proc_alive_timeout=30.0,
-    beat_scheduler=f"{__package__}.ops.schedules:RedisScheduler",
+    beat_scheduler=f"{__package__}.ops.schedules:JobScheduler",
     beat_max_loop_interval=1.0,
 )
 

@@ -28,17 +28,18 @@ def let_end(client: Client) -> Client:
     async def asked(*args: Any, **kwargs: Any) -> Any:
         call = asyncio.create_task(ask(*args, **kwargs))
         _under_way.add(call)
-        call.add_done_callback(_ended)
+        call.add_done_callback(_under_way.discard)
+        call.add_done_callback(heard)
         return await asyncio.shield(call)
 
     setattr(service, "_rpc_call", asked)  # noqa: B010
     return client
 
 
-def _ended(call: asyncio.Task[Any]) -> None:
-    _under_way.discard(call)
+def heard(call: asyncio.Future[Any]) -> None:
+    """Told when it is done: or Python complains of an error for which nobody waits any more."""
     if not call.cancelled():
-        call.exception()  # or Python complains that nobody has heard it
+        call.exception()
 
 
 async def settled() -> None:

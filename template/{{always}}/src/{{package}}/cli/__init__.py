@@ -63,14 +63,14 @@ if (found := find_spec("..api", __package__)) and found.origin:
         port: Annotated[int | None, typer.Option(help="API_PORT unless given.", min=0, max=65535)] = None,
     ) -> None:
         """Serve the HTTP API."""
-        _check_settings()
+        _check()
         import_module("..api", __package__).serve(host, port)
 
 
 @app.command()
 def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None) -> None:
     """Run jobs; on SIGTERM finish or hand back what runs."""
-    _check_settings()
+    _check()
     from ..ops.worker import run_worker
 
     run_worker(queue or None)
@@ -79,7 +79,7 @@ def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue
 @app.command()
 def scheduler() -> None:
     """Submit recurring jobs when they are due."""
-    _check_settings()
+    _check()
     from ..ops.schedules import run_scheduler
 
     run_scheduler()
@@ -90,9 +90,12 @@ if find_spec("..ops.flower", __package__):
     @app.command()
     def flower() -> None:
         """Serve Flower behind a login: what workers did, read only."""
-        _check_settings()
+        _check()
         import_module("..ops.flower", __package__).serve()
 
+
+if (found := find_spec("..admin", __package__)) and found.origin:
+    app.add_typer(import_module("..admin.commands", __package__).app, name="admin")
 
 app.add_typer(jobs.app)
 app.add_typer(operations.app)
@@ -111,11 +114,13 @@ def main() -> None:
         sys.exit(exit_code)
 
 
-def _check_settings() -> None:
-    """Refuse wrong settings at once, before the job stack has loaded."""
+def _check() -> None:
+    """Refuse wrong settings at once, before the job stack has loaded; then state that is not for this release."""
     from ..settings import settings
 
     settings()
+    if find_spec("..ops.state", __package__):
+        import_module("..ops.state", __package__).check()
 
 
 def _explain(error: Exception) -> tuple[str, int] | None:

@@ -38,11 +38,11 @@ def queues(as_json: Json = False) -> None:
 
 @schedules.callback(invoke_without_command=True)
 def list_schedules(context: typer.Context, as_json: Json = False) -> None:
-    """Show the recurring jobs; pause or resume one."""
+    """Show the recurring jobs; pause, resume or run one."""
     from .display import show_all
 
     if context.invoked_subcommand is None:
-        fields = ("name", "job", "when", "queue", "last_run_at", "next_run_at", "runs", "silent", "paused")
+        fields = ("name", "job", "when", "queue", "last_run_at", "next_run_at", "runs", "silent", "paused", "problem")
         show_all(asyncio.run(promptly(load_engine().schedules())), fields, as_json=as_json)
 
 
@@ -58,6 +58,15 @@ def resume(name: ScheduleName) -> None:
     """Let it fire again at its next time; what it missed is not made up for."""
     asyncio.run(promptly(load_engine().resume(name)))
     print(f"{name} fires again")
+
+
+@schedules.command()
+def run(name: ScheduleName, as_json: Json = False) -> None:
+    """Run its job now, beside its times; prints the job's id."""
+    from .display import print_json
+
+    submission = asyncio.run(promptly(load_engine().fire(name)))
+    print_json(submission) if as_json else print(submission.id)
 
 
 @dead_letters.command("list")
@@ -158,10 +167,17 @@ def health(
 @app.command()
 def doctor(as_json: Json = False) -> None:
     """Find mistakes in configuration and code."""
-    from ..ops.doctor import diagnose
+    from ..ops.leftovers import leftovers
     from .display import show_all
 
-    findings = diagnose()
+    try:
+        from ..ops.doctor import diagnose
+
+        findings = diagnose()
+    except (ImportError, SyntaxError):  # a module that an update left in conflict, or that is missing
+        findings = list(leftovers())
+        if not findings:
+            raise
     if findings or as_json:
         show_all(findings, ("where", "problem", "mend"), as_json=as_json)
     else:

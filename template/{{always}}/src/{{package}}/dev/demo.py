@@ -51,6 +51,7 @@ async def _demo(folder: Path, gateway: Gateway, log: deque[str]) -> int:
         **environment(port),
         "PAYMENT_GATEWAY_URL": gateway.url,
         "RESULTS_URL": Settings.model_fields["results_url"].default.replace("var/", f"{folder}/"),
+        "SCHEDULES_URL": f"sqlite:///{folder}/schedules.db",  # read where schedules are in a database
         "RUN_DIR": str(folder / "run"),
     }
     settings.cache_clear()

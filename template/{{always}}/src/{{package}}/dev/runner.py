@@ -62,10 +62,11 @@ async def _dev(config: Settings) -> int:
     if own_gateway:
         env["PAYMENT_GATEWAY_URL"] = f"http://127.0.0.1:{gateway_port}"
     service = service_commands(api_port)
-    if find_spec(".flower", __package__):
-        variables, rows = import_module(".flower", __package__).prepare(_preferred)
-        env, pages = env | variables, pages | rows
-        service["flower"] = [sys.executable, "-m", PACKAGE, "flower"]
+    for name in ("admin", "flower"):  # where the service has them
+        if find_spec(f".{name}", __package__):
+            variables, rows = import_module(f".{name}", __package__).prepare(_preferred)
+            env, pages = env | variables, pages | rows
+            service[name] = [sys.executable, "-m", PACKAGE, name]
     async with Processes(env, _printer()) as processes:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             asyncio.get_running_loop().add_signal_handler(number, _asked_to_stop, stop, processes)

@@ -4,10 +4,8 @@ Each finding says how to mend it. A line of code that is right nevertheless may 
 """
 
 import ast
-import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,16 +13,12 @@ from pydantic import ValidationError
 from ..queues import QUEUES
 from ..settings import is_loopback, settings
 from .broker import check as check_broker
+from .leftovers import SOURCE, Finding, leftovers, named
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Found = Iterator[tuple[ast.expr | ast.stmt, str, str]]
 
-SOURCE = Path(__file__).parents[1]
-PROJECT = next((folder for folder in SOURCE.parents[:2] if (folder / "pyproject.toml").is_file()), SOURCE)
 OURS = {"cli", "dev", "ops", "runtime"}  # folders of the package that hold no code of yours
-SKIPPED = {"__pycache__", "build", "dist", "node_modules", "var"}
-LARGEST = 1 << 20  # bytes of a file that is searched for conflict markers
-CONFLICT = re.compile(rb"^<{7} .*?^>{7} ", re.MULTILINE | re.DOTALL)
 JOB, HANDLER = {"job", "shared_task", "task"}, {"delete", "get", "patch", "post", "put"}  # decorators
 BLOCKING = re.compile(r"httpx\.[a-z]+|requests\.\w+|subprocess\.(call|check_\w+|run)|time\.sleep|urllib\.request\.\w+")
 SUBMITTING = {"AsyncResult", "GroupResult", "Job", "apply_async", "delay", "enqueue_job"}
@@ -45,15 +39,6 @@ FORBIDDEN = {
 }
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What is wrong where, and how to mend it."""
-
-    where: str
-    problem: str
-    mend: str
-
-
 def diagnose() -> list[Finding]:
     """All findings: settings first, then the broker, the stack's configuration, code, and leftovers of an update."""
     try:
@@ -61,7 +46,7 @@ def diagnose() -> list[Finding]:
     except ValidationError as error:
         mend = "correct it in the environment or in .env"
         found = [Finding(str(*it["loc"][:1]).upper() or "settings", it["msg"], mend) for it in error.errors()]
-    return [*found, *_code(), *_leftovers()]
+    return [*found, *_code(), *leftovers()]
 
 
 def _settings() -> Iterator[Finding]:
@@ -78,7 +63,8 @@ def _stack() -> Iterator[Finding]:
 
         declared("SCHEDULES")  # imports all of jobs/
     except Exception as error:
-        yield Finding("jobs/", f"cannot be imported: {error}", "correct it: no worker starts like this")
+        mend = "correct it: no worker starts like this. After a change of stack it is in the old one's words: rewrite"
+        yield Finding("jobs/", f"cannot be imported: {error}", mend)
         return
     yield from (Finding(*one) for one in check())
 
@@ -91,14 +77,14 @@ def _code() -> Iterator[Finding]:
                 text = path.read_text(encoding="utf-8")
                 modules[path] = text, ast.parse(text)
             except (SyntaxError, ValueError, OSError) as error:
-                yield Finding(_name(path), f"cannot be read: {error}", "make it a valid Python file in UTF-8")
+                yield Finding(named(path), f"cannot be read: {error}", "make it a valid Python file in UTF-8")
     functions = (node for _, module in modules.values() for node in ast.walk(module))
     jobs = {node.name for node in functions if isinstance(node, Function) and _decorated(node, JOB)}
     for path, (text, module) in modules.items():
         for node, rule, name in _forbidden(module, jobs):
             if "# doctor: ok" not in text.splitlines()[node.lineno - 1]:
                 problem, mend = FORBIDDEN[rule]
-                yield Finding(f"{_name(path)}:{node.lineno}", problem.format(name), mend)
+                yield Finding(f"{named(path)}:{node.lineno}", problem.format(name), mend)
 
 
 def _forbidden(module: ast.Module, jobs: set[str]) -> Found:
@@ -192,24 +178,3 @@ def _options(node: ast.expr) -> dict[str, object]:
     """The keyword arguments; those that are no constants as syntax."""
     given = node.keywords if isinstance(node, ast.Call) else []
     return {one.arg or "": getattr(one.value, "value", one.value) for one in given}
-
-
-def _leftovers() -> Iterator[Finding]:
-    """What an update left to do: conflict markers and rejected changes."""
-    for folder, folders, names in os.walk(PROJECT):
-        folders[:] = [name for name in folders if name not in SKIPPED and (name[0] != "." or name == ".github")]
-        for path in (Path(folder, name) for name in names):
-            try:
-                text = path.read_bytes() if path.is_file() and path.stat().st_size <= LARGEST else b""
-            except OSError as error:
-                yield Finding(_name(path), f"cannot be read: {error.strerror}", "make it readable for this user")
-                continue
-            if path.suffix == ".rej":
-                yield Finding(_name(path), "an update could not apply this change", "apply it by hand, delete the file")
-            if conflict := CONFLICT.search(text):
-                line = text.count(b"\n", 0, conflict.start()) + 1
-                yield Finding(f"{_name(path)}:{line}", "an update left a conflict", "resolve it and delete the markers")
-
-
-def _name(path: Path) -> str:
-    return path.relative_to(PROJECT).as_posix()

@@ -66,6 +66,14 @@ async def resume(name: str, engine: CurrentEngine) -> None:
     await promptly(engine.resume(name))
 
 
+@router.post("/schedules/{name}/run", summary="Run a schedule's job now", status_code=202, responses=documented(404))
+async def fire(name: str, engine: CurrentEngine, response: Response) -> Submission:
+    """Beside its times, which stay as they are, and also while it is paused."""
+    submission = await promptly(engine.fire(name))
+    response.headers["Location"] = location(submission.id)
+    return submission
+
+
 @router.get(
     "/dead-letters",
     summary="Jobs that a person must look at",

@@ -172,17 +172,13 @@ class ArqEngine:
     async def discard(self, job_id: str) -> None:
         await dead_letters.discard(job_id)
 
+    pause = staticmethod(answering(schedules.pause))
+    resume = staticmethod(answering(schedules.resume))
+    fire = staticmethod(answering(schedules.fire))
+
     @answering
     async def schedules(self) -> list[ScheduleStatus]:
         return await schedules.statuses()
-
-    @answering
-    async def pause(self, schedule: str) -> None:
-        await schedules.pause(schedule)
-
-    @answering
-    async def resume(self, schedule: str) -> None:
-        await schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:

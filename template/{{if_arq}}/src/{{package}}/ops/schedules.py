@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from .. import health, logs
-from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, UnknownSchedule
+from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, Submission, UnknownSchedule
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text, texts
@@ -88,15 +88,20 @@ async def _look(schedule: Schedule, stored: bytes | None, pause: str) -> float:
     due = schedule.due_after(_last(seen, pause))
     if due > time.time():
         return due - time.time()
-    key = schedule.key or f"{schedule.name}@{due:.3f}"
     try:
-        sent = await schedule.job.send(schedule.payload or {}, key=key, restart=schedule.key is not None)
+        sent = await _submit(schedule, f"{due:.3f}")
         log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=sent.created)
     except IdempotencyConflict as error:  # a release with another payload has fired it, or its job is still alive
         log.info("schedule fired before", schedule=schedule.name, why=str(error))
     fired = {"last_run_at": time.time(), "runs": seen.get("runs", 0) + 1}
     await redis().eval(NOTE, 1, STATE, schedule.name, stored, dumps(fired))
     return 0.0
+
+
+async def _submit(schedule: Schedule, firing: str) -> Submission:
+    """Queue its job, once for each firing; with a key of its own only if none is alive."""
+    key = schedule.key or f"{schedule.name}@{firing}"
+    return await schedule.job.send(schedule.payload or {}, key=key, restart=schedule.key is not None)
 
 
 def _last(seen: dict[str, Any], resumed: str) -> float:
@@ -196,6 +201,13 @@ async def resume(name: str) -> None:
     """Let it fire again at its next time; raises UnknownSchedule."""
     if await redis().hget(PAUSES, _known(name)) == PAUSED.encode():
         await redis().hset(PAUSES, name, time.time())
+
+
+async def fire(name: str) -> Submission:
+    """Run its job now, beside its times; raises UnknownSchedule."""
+    _known(name)
+    [schedule] = [schedule for schedule in declared() if schedule.name == name]
+    return await _submit(schedule, f"{time.time():.3f} by hand")
 
 
 def _known(name: str) -> str:

@@ -66,6 +66,7 @@ class CeleryEngine:
     def __init__(self) -> None:
         broker.require()
         app.loader.import_default_modules()
+        schedules.prepare()
 
     def _tasks(self) -> dict[str, JobTask[Any, Any]]:
         return {name: task for name, task in sorted(app.tasks.items()) if isinstance(task, JobTask) and task.arguments}
@@ -190,17 +191,13 @@ class CeleryEngine:
     def discard(self, job_id: str) -> None:
         dead_letters.discard(job_id)
 
+    pause = staticmethod(in_thread(schedules.pause))
+    resume = staticmethod(in_thread(schedules.resume))
+    fire = staticmethod(in_thread(schedules.fire))
+
     @in_thread
     def schedules(self) -> list[ScheduleStatus]:
         return schedules.statuses()
-
-    @in_thread
-    def pause(self, schedule: str) -> None:
-        schedules.pause(schedule)
-
-    @in_thread
-    def resume(self, schedule: str) -> None:
-        schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:

@@ -1,7 +1,7 @@
 """Flower, Celery's own web page, behind a login on every path, read only, and remembering what it saw.
 
-As it comes it listens on all interfaces without a login; with one, /metrics and more stay open; and its buttons stop
-jobs and workers past the records, so that a revoked job is neither cancelled nor dead but lost. Cancel by the API.
+As it comes it listens on all interfaces without a login; with one, /metrics and more stay open; and its buttons act on
+workers past the records: what was revoked runs after all when they restart, a queue that one left is read by nobody.
 """
 
 import hmac

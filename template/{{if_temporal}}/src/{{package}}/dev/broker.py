@@ -19,7 +19,8 @@ PORT = 7233  # for `dev`, if free
 UI_PORT: int | None = 8233
 
 # Without the first six a workflow takes 6 times as long as on a server for production: its 50 ms polls and four
-# partitions add up. Then the sign of life of workers, by which health knows them, and priorities inside a queue.
+# partitions add up. Then the sign of life of workers, by which health knows them, priorities inside a queue, and room
+# for those who ask a workflow (or a schedule, which is one) while it works: else only the first of them is answered.
 CONFIG = (
     'history.timerProcessorMaxTimeShift="1ms"',
     "history.timerProcessorMaxPollRPS=1000",
@@ -30,6 +31,7 @@ CONFIG = (
     "frontend.WorkerHeartbeatsEnabled=true",
     "frontend.ListWorkersEnabled=true",
     "matching.useNewMatcher=true",
+    "history.MaxBufferedQueryCount=100",
 )
 # From the start: what a namespace learns later it forgets to index for some seconds. See runtime/connection.py.
 ATTRIBUTES = {"JobState": "Keyword", "JobParkedAt": "Datetime"}

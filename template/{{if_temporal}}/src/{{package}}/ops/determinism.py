@@ -10,7 +10,8 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 
 from ..runtime.job import jobs
-from .doctor import OURS, PROJECT, SOURCE, Function
+from .doctor import OURS, Function
+from .leftovers import SOURCE, named
 
 Names = Mapping[str, str]
 Found = Iterator[tuple[ast.expr | ast.stmt, str, str]]
@@ -72,7 +73,7 @@ def check(passed_through: Container[str]) -> Iterator[tuple[str, str, str]]:
         for node, rule, name in sorted(found, key=lambda one: one[0].lineno):
             if "# doctor: ok" not in text.splitlines()[node.lineno - 1]:
                 problem, mend = (words.format(name) for words in MENDS[rule])
-                yield f"{path.relative_to(PROJECT).as_posix()}:{node.lineno}", problem, mend
+                yield f"{named(path)}:{node.lineno}", problem, mend
 
 
 def _outside(module: ast.Module, package: tuple[str, ...], passed_through: Container[str]) -> Found:

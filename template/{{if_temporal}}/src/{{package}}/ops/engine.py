@@ -172,17 +172,17 @@ class TemporalEngine:
     async def discard(self, job_id: str) -> None:
         await dead_letters.discard(job_id)
 
+    pause = staticmethod(answering(schedules.pause))
+    resume = staticmethod(answering(schedules.resume))
+
+    @answering
+    async def fire(self, name: str) -> Submission:
+        schedule = schedules.known(name)
+        return await schedule.job.send(schedule.payload, key=f"{name}@{time.time():.3f} by hand")
+
     @answering
     async def schedules(self) -> list[ScheduleStatus]:
         return await schedules.statuses()
-
-    @answering
-    async def pause(self, schedule: str) -> None:
-        await schedules.pause(schedule)
-
-    @answering
-    async def resume(self, schedule: str) -> None:
-        await schedules.resume(schedule)
 
     async def health(self) -> Health:
         try:

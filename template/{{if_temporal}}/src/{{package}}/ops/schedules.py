@@ -186,7 +186,8 @@ async def _described(name: str) -> ScheduleDescription:
     """The server asks a workflow of its own, and now and then gets no answer for seconds: ask again."""
     handle, asked = (await client()).get_schedule_handle(name), set[asyncio.Future[ScheduleDescription]]()
     for patience in (ANSWER_WITHIN, ANSWER_WITHIN, None):
-        asked.add(asyncio.ensure_future(handle.describe()))
+        asked.add(call := asyncio.ensure_future(handle.describe()))
+        call.add_done_callback(calls.heard)
         done, _ = await asyncio.wait(asked, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
         if done:
             break
@@ -194,10 +195,7 @@ async def _described(name: str) -> ScheduleDescription:
 
 
 def declared() -> list[Schedule]:
-    """The `SCHEDULES` of all modules in jobs/.
-
-    Raises JobDeclarationError if a name stands twice, a payload does not fit, or a time is none for the server.
-    """
+    """The `SCHEDULES` of all modules in jobs/; raises JobDeclarationError for a name or payload that cannot be."""
     schedules: list[Schedule] = routing.declared("SCHEDULES")
     if len(names := sorted(schedule.name for schedule in schedules)) != len(set(names)):
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {names}")
@@ -216,8 +214,7 @@ async def pause(name: str) -> None:
 
 async def resume(name: str) -> None:
     """Let it fire again at its next time, an interval from now; raises UnknownSchedule."""
-    wanted = await _handle(name)
-    [every] = [schedule.when for schedule in declared() if schedule.name == name]
+    wanted, every = await _handle(name), known(name).when
 
     async def change(now: ScheduleUpdateInput) -> ScheduleUpdate | None:
         found = now.description.schedule
@@ -236,15 +233,18 @@ async def resume(name: str) -> None:
 
 async def _handle(name: str) -> ScheduleHandle:
     """Of a declared schedule, which the server may not have yet."""
-    for schedule in declared():
-        if schedule.name == name:
-            await _put(await client(), schedule)
-            return (await client()).get_schedule_handle(name)
-    raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(one.name for one in declared())}")
+    await _put(asked := await client(), known(name))
+    return asked.get_schedule_handle(name)
+
+
+def known(name: str) -> Schedule:
+    """The declared one; raises UnknownSchedule."""
+    if name in (found := {schedule.name: schedule for schedule in declared()}):
+        return found[name]
+    raise UnknownSchedule(f"there is no schedule {name!r}; there are {', '.join(found)}")
 
 
 async def make_due(job: str) -> None:
     """Let the schedules of this job fire now."""
-    for schedule in declared():
-        if schedule.job.name == job:
-            await (await _handle(schedule.name)).trigger()
+    for name in [schedule.name for schedule in declared() if schedule.job.name == job]:
+        await (await _handle(name)).trigger()
