@@ -219,14 +219,15 @@ class Matrix:
             jinja_env=self._worker.jinja_env,
             **self.questions[name],
         )
-        if not values or not question.get_when():
-            return [(question.get_when(), question.get_default())]
+        asked = question.get_when()
+        if not values or (not asked and len(values) > 1):
+            return [(asked, question.get_default())]
         accepted, refusals = [], []
         for value in values:
             try:
                 answer = question.parse_answer(value)
                 question.validate_answer(answer)
-                accepted.append((True, answer))
+                accepted.append((asked, answer))
             except ValueError as refusal:
                 refusals.append(refusal)
         if not accepted:
