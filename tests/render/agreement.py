@@ -4,6 +4,7 @@ Each distinct file says once what it offers and what it needs; a service is righ
 """
 
 import ast
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -22,13 +23,14 @@ Need = tuple[frozenset[str], str]
 def contradictions(matrix: Matrix) -> Iterator[str]:
     """Each once, with the answers of one service that has it."""
     told: set[str] = set()
-    for service in matrix:
+    of_python = ((service, True) for service in matrix.each("*.py"))
+    for service, python in itertools.chain(of_python, ((service, False) for service in matrix)):
         offered = set().union(*(offers(*file) for file in service.files.items()))
         for command, module in _optional(service.files[f"{PACKAGE}/cli/__init__.py"]):
             if offered & {f"file {module}.py", f"file {module}/__init__.py"}:
                 offered.add(f"command {command}")
         for file in service.files.items():
-            for wanted, problem in needs(*file):
+            for wanted, problem in needs(*file) if file[0].endswith(".py") == python else ():
                 if problem not in told and wanted.isdisjoint(offered):
                     told.add(problem)
                     yield f"{file[0]} {problem} ({service.label})"

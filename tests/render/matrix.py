@@ -28,6 +28,7 @@ class Jinja:
 
     template: Template
     reads: frozenset[str]
+    includes: bool
 
 
 class File:
@@ -49,8 +50,8 @@ class File:
 
     @property
     def constant(self) -> bool:
-        """Rendered, though its text reads no answer."""
-        return isinstance(self._text, Jinja) and not self._text.reads
+        """Rendered, though its text reads no answer and includes no file."""
+        return isinstance(self._text, Jinja) and not self._text.reads and not self._text.includes
 
     @property
     def paths(self) -> set[str]:
@@ -177,7 +178,8 @@ class Matrix:
 
     def _compiled(self, text: str) -> Jinja:
         if text not in self._texts:
-            self._texts[text] = Jinja(self._worker.jinja_env.from_string(text), frozenset(self._reads(text)))
+            template = self._worker.jinja_env.from_string(text)
+            self._texts[text] = Jinja(template, frozenset(self._reads(text)), "{% include" in text)
         return self._texts[text]
 
     def _reads(self, text: str) -> set[str]:
@@ -219,14 +221,15 @@ class Matrix:
             jinja_env=self._worker.jinja_env,
             **self.questions[name],
         )
-        if not values or not question.get_when():
-            return [(question.get_when(), question.get_default())]
+        asked = question.get_when()
+        if not values or (not asked and len(values) > 1):
+            return [(asked, question.get_default())]
         accepted, refusals = [], []
         for value in values:
             try:
                 answer = question.parse_answer(value)
                 question.validate_answer(answer)
-                accepted.append((True, answer))
+                accepted.append((asked, answer))
             except ValueError as refusal:
                 refusals.append(refusal)
         if not accepted:
