@@ -44,6 +44,15 @@ def test_the_files_come_with_the_choice(matrix: Matrix) -> None:
         assert found == FILES[service.answers["ci"]], service.label
 
 
+def test_a_service_that_starts_rabbitmq_has_it_installed(matrix: Matrix) -> None:
+    for service in matrix.each("*.yml"):
+        starts = any(re.fullmatch(r"src/\w+/dev/node\.py", path) for path in service.files)
+        assert starts == (service.answers.get("broker") == "rabbitmq"), service.label
+        for path in FILES[service.answers["ci"]] - {WORKFLOWS[1]}:
+            assert "src/*/dev/node.py" in service.text(path)
+            assert "rabbitmq-server" in service.text(path)
+
+
 def test_linters_and_schemas_find_nothing(rendered: Mapping[str, Service], actionlint: str, tmp_path: Path) -> None:
     github, gitlab = (rendered[ci].write(tmp_path / ci) for ci in ("github", "gitlab"))
     assert not complaints([actionlint, *WORKFLOWS], github)

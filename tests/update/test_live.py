@@ -145,7 +145,8 @@ def test_a_release_with_another_format_of_state_takes_the_old_over(template: Pat
         assert refused.returncode == 1
         assert "workers of the old release live: " in refused.log.read_text()
 
-        deployment.stop()
+        deployment.stop()  # a worker that hands back what runs does not sign off: it is silent after a while
+        until(lambda: takes_over(service), 60, "the old worker is silent, and the new release takes over")
         deployment.start()
         finish(service, left)
 
@@ -154,6 +155,12 @@ def test_a_release_with_another_format_of_state_takes_the_old_over(template: Pat
         for command in ("api", "worker", "scheduler"):
             told = service.cli(command, code=1, within=20)
             assert "Redis holds state of format 2, this release knows 1: a newer release was here." in told
+
+
+def takes_over(service: Running) -> bool:
+    command = [service.installed.python, "-c", "from my_service.ops.state import check; check()"]
+    done = subprocess.run(command, cwd=service.folder, env=service.environment, capture_output=True, check=False)
+    return done.returncode == 0
 
 
 def with_format_2(template: Path, folder: Path) -> Path:

@@ -11,10 +11,9 @@ from typing import Any
 from celery.signals import celeryd_init
 from kombu import Queue
 
-from .queues import QUEUES
 from .runtime.connection import REPLY_TIMEOUT, redis
-from .runtime.transport import STOPPED
 from .settings import settings
+from .topology import ARGUMENTS, STOPPED
 
 URL = secret.get_secret_value() if (secret := settings().rabbitmq_url) else ""
 RETRIES: dict[str, Any] = {"max_retries": 1, "interval_start": 0, "interval_step": 0.1, "interval_max": 0.1}
@@ -53,7 +52,7 @@ def declare() -> None:
     from .celery import app
 
     with app.connection_for_write() as connection:
-        for name in (STOPPED, *(queue.name for queue in QUEUES)):  # STOPPED first: messages go there from the others
+        for name in sorted(ARGUMENTS, key=lambda name: name != STOPPED):  # that one first: the others send to it
             Queue(name).bind(connection.default_channel).declare()
 
 

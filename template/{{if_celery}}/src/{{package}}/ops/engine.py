@@ -38,8 +38,7 @@ from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
 from ..settings import settings
-from . import backlog, schedules
-from .workers import workers
+from . import backlog, schedules, workers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -209,8 +208,7 @@ class CeleryEngine:
     @in_thread
     def _health(self) -> Health:
         broker.ping()
-        alive = workers()
-        return judge(alive, backlog.queues(alive), schedules.statuses())
+        return judge(alive := workers.alive(), backlog.queues(alive), schedules.statuses())
 
     @in_thread
     def ping(self) -> None:
@@ -226,7 +224,7 @@ class CeleryEngine:
 
 
 def _job_status(job_id: str, record: dict[str, str], leased: int, dead: int) -> JobStatus:
-    fields = {
+    return JobStatus.model_validate({
         **record,
         "id": job_id,
         "attempts": record.get("attempts", 0),
@@ -234,8 +232,7 @@ def _job_status(job_id: str, record: dict[str, str], leased: int, dead: int) -> 
         "stalled": record["state"] == "running" and not leased,
         "dead_letter": dead,
         "idempotency_key": record.get("key"),
-    }
-    return JobStatus.model_validate(fields)
+    })  # fmt: skip
 
 
 async def _chunks(source: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -8,15 +8,15 @@ from ..runtime.connection import redis
 from ..settings import settings
 
 
-def workers() -> list[WorkerStatus]:
+def alive() -> list[WorkerStatus]:
     """The workers that gave a sign of life within three renewals."""
-    alive, forgotten, now = [], [], time.time()
+    living, forgotten, now = [], [], time.time()
     for name, text in sorted(redis().hgetall("workers").items()):
         worker = WorkerStatus(name=name, **json.loads(text))
         if now - worker.seen_at < 3 * settings().renewal:
-            alive.append(worker)
+            living.append(worker)
         elif now - worker.seen_at > 3600:
             forgotten.append(name)
     if forgotten:
         redis().hdel("workers", *forgotten)
-    return alive
+    return living

@@ -62,23 +62,24 @@ class JobConsumer(Consumer):
     """Celery's consumer; what it refuses becomes a dead letter before it is acknowledged."""
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
-        self._keep(message, "undecodable", exc)
+        self.keep(message, "undecodable", exc)
         super().on_decode_error(message, exc)
 
     def on_unknown_message(self, body: Any, message: Message) -> None:
-        self._keep(message, "undecodable", ValueError("not a task message"))
+        self.keep(message, "undecodable", ValueError("not a task message"))
         super().on_unknown_message(body, message)
 
     def on_invalid_task(self, body: Any, message: Message, exc: Exception) -> None:
-        self._keep(message, "undecodable", exc)
+        self.keep(message, "undecodable", exc)
         super().on_invalid_task(body, message, exc)
 
     def on_unknown_task(self, body: Any, message: Message, exc: Exception) -> None:
-        self._keep(message, "unknown job", ValueError(f"no job is named {message.headers.get('task')!r} here"))
+        self.keep(message, "unknown job", ValueError(f"no job is named {message.headers.get('task')!r} here"))
         super().on_unknown_task(body, message, exc)
 
     @staticmethod
-    def _keep(message: Message, why: str, error: Exception) -> None:
+    def keep(message: Message, why: str, error: Exception) -> None:
+        """Write the letter of a message that cannot be run."""
         headers = message.headers if isinstance(message.headers, dict) else {}
         body: Any = message.body
         args: Any = None

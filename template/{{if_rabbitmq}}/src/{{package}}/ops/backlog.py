@@ -9,12 +9,12 @@ from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
 from ..runtime.connection import redis
 from ..settings import settings
-from .workers import workers
+from . import workers
 
 
 def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     """Every queue with its backlog."""
-    alive = workers() if alive is None else alive
+    alive = workers.alive() if alive is None else alive
     now = time.time()
     with redis().pipeline(transaction=False) as pipe:
         pipe.hgetall("dead:queues")

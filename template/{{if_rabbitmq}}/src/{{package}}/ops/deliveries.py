@@ -16,10 +16,13 @@ from kombu import Consumer, Message, Queue
 
 from .. import broker
 from ..celery import app
+from ..contract import FINAL
 from ..runtime import delays
 from ..runtime.connection import UNAVAILABLE, connect
+from ..runtime.dead_letters import JobConsumer
+from ..runtime.record import records
 from ..runtime.retry import PoisonError
-from ..runtime.transport import STOPPED
+from ..topology import STOPPED
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 1.0  # seconds at most between two looks
@@ -52,12 +55,16 @@ class Stopped(bootsteps.ConsumerStep):
         except UNAVAILABLE as error:
             log.warning("Redis does not answer, a stopped message waits", error=str(error))
             self.timer.call_after(LOOK_EVERY, message.requeue)
-        else:
-            message.ack()
+            return
+        except Exception as error:  # nothing that we sent
+            JobConsumer.keep(message, "undecodable", error)
+        message.ack()
 
 
 def keep(message: Message) -> None:
-    """End the job of this message as one that was delivered too often; one that has ended before stays as it is."""
+    """End the job of this message as one that was delivered too often."""
+    if records().field(str(message.headers["id"]), "state") in FINAL:
+        return  # it came once more after its end, or a worker has refused and kept it
     [death, *_] = message.headers["x-death"]
     args, kwargs, embedded = message.decode()
     info = {"routing_key": death["queue"], "priority": message.properties.get("priority")}

@@ -18,28 +18,12 @@ from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from ..contract import BrokerUnavailable
-from ..queues import QUEUES
-from ..settings import settings
+from ..topology import ARGUMENTS
 from . import delays
 from .connection import REPLY_TIMEOUT
 
 DECLARE_TIMEOUT = 10.0  # seconds; on a busy node a quorum queue takes some to be made
-STOPPED = "stopped"  # the queue of messages that the broker itself gave up
 AFTER_EACH_STEP = (files(__package__ or "") / "backlog.lua").read_text(encoding="utf-8")
-
-# Priorities 0–9 need a classic queue, which lives on one node. A quorum queue is copied to several nodes and counts
-# deliveries, but serves in order of arrival (from RabbitMQ 4 on, 5–9 before 0–4).
-PRIORITIES = {"x-max-priority": 9}
-COPIED = {
-    "x-queue-type": "quorum",
-    "x-delivery-limit": settings().delivery_limit,
-    "x-dead-letter-exchange": "",
-    "x-dead-letter-routing-key": STOPPED,
-    "x-dead-letter-strategy": "at-least-once",
-    "x-overflow": "reject-publish",  # which that strategy asks for
-}
-ARGUMENTS = {queue.name: PRIORITIES if queue.priorities else COPIED for queue in QUEUES}
-ARGUMENTS[STOPPED] = {"x-queue-type": "quorum"}
 
 
 class Channel(pyamqp.Channel):

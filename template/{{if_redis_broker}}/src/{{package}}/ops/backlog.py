@@ -13,7 +13,7 @@ from typing import Any
 from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
 from ..runtime.connection import redis
-from .workers import workers
+from . import workers
 
 PRIORITIES = range(10)
 LOOKED_AT = 200  # messages per list, the oldest; of the others, delayed ones that no worker holds count as waiting
@@ -40,7 +40,7 @@ def _due_of(text: str) -> float | None:
 
 def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     """Every queue with its backlog."""
-    alive = workers() if alive is None else alive
+    alive = workers.alive() if alive is None else alive
     now = time.time()
     with redis().pipeline(transaction=False) as pipe:
         for queue in QUEUES:
