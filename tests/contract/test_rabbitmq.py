@@ -140,6 +140,14 @@ def test_each_address_that_is_missing_is_named(own: Service, variable: str) -> N
         own.environment[variable] = address
 
 
+@pytest.mark.parametrize("address", ["guest:wrong@127.0.0.1:{}/", "guest:guest@127.0.0.1:{}/nowhere"])
+def test_an_address_that_the_broker_refuses_is_told_in_words(own: Service, address: str) -> None:
+    url = f"amqp://{address.format(own.broker_port)}"
+    assert "RabbitMQ does not let us in" in own.cli("run", "noop", code=3, rabbitmq_url=url)
+    assert "RabbitMQ does not let us in" in own.cli("worker", code=3, rabbitmq_url=url)
+    assert "Correct the user" in own.cli("doctor", "--json", code=1, rabbitmq_url=url)
+
+
 def test_doctor_refuses_what_only_this_machine_may_use(own: Service) -> None:
     said = own.cli("doctor", "--json", code=1, rabbitmq_url="amqp://guest:guest@rabbit.invalid/")
     assert "plain text" in said

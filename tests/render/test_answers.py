@@ -92,9 +92,11 @@ def test_prometheus_needs_the_api_whose_metrics_it_reads(matrix: Matrix) -> None
 
 @pytest.mark.parametrize("stack", ["arq", "temporal"])
 def test_rabbitmq_is_for_celery(template: Path, tmp_path: Path, stack: str) -> None:
-    data = {"stack": stack, "broker": "rabbitmq"}
     with pytest.raises(ValueError, match="RabbitMQ is for Celery: answer stack=celery, or leave broker out"):
-        run_copy(str(template), tmp_path / "service", data=data, defaults=True, quiet=True)
+        run_copy(
+            str(template), tmp_path / "service", data={"stack": stack, "broker": "rabbitmq"}, defaults=True, quiet=True
+        )
+    assert not (tmp_path / "service").exists()
 
 
 @pytest.mark.parametrize("stack", [stack for stack in choices(QUESTIONS["stack"]) if stack != "celery"])

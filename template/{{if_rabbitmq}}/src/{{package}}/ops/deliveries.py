@@ -26,6 +26,8 @@ from ..topology import STOPPED
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 1.0  # seconds at most between two looks
+LATE = 0.15  # seconds by which Redis, looking ten times a second, may end a wait too late
+SHORT = 0.02  # seconds between looks when something is due sooner
 
 
 class Topology(bootsteps.Step):
@@ -83,7 +85,11 @@ class DelayKeeper(Thread):
     def run(self) -> None:
         while True:
             try:
-                self.client.blpop([delays.WAKE], timeout=max(0.01, self.look()))
+                pause = self.look()
+                if pause > LATE:
+                    self.client.blpop([delays.WAKE], timeout=pause - LATE)
+                else:
+                    time.sleep(min(max(0.0, pause), SHORT))
             except Exception as error:  # whatever it is, delayed jobs must go on when it is over
                 log.warning("delayed jobs not sent on", error=repr(error))
                 time.sleep(LOOK_EVERY)

@@ -14,7 +14,7 @@ from typing import Any
 
 import kombu.transport
 from amqp import spec
-from amqp.exceptions import PreconditionFailed, RecoverableConnectionError
+from amqp.exceptions import AccessRefused, NotAllowed, PreconditionFailed, RecoverableConnectionError
 from kombu.transport import pyamqp
 
 from ..contract import BrokerUnavailable
@@ -69,6 +69,14 @@ class Transport(pyamqp.Transport):
     """For amqp://."""
 
     Connection = Connection
+
+    def establish_connection(self) -> Any:
+        try:
+            return super().establish_connection()
+        except (AccessRefused, NotAllowed) as error:
+            why = str(error.reply_text).partition(".")[0]
+            mend = "Correct the user, the password or the virtual host in RABBITMQ_URL"
+            raise BrokerUnavailable(f"RabbitMQ does not let us in ({why}). {mend}") from error
 
     def qos_semantics_matches_spec(self, connection: Any) -> bool:
         """To Celery: limit what each queue sends, not all together, which quorum queues and RabbitMQ 4 refuse."""
