@@ -11,10 +11,17 @@ cd "$(dirname "$0")/.."
 TEMPORAL_CLI=$(sh scripts/temporal.sh)
 RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh)
 export TEMPORAL_CLI RABBITMQ_SERVER
-"$uv" run --frozen pytest tests/render tests/update
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+
+"$uv" run --frozen pytest tests/update >"$scratch/update.log" 2>&1 &
+updates=$! told=held
+"$uv" run --frozen pytest tests/render
+wait "$updates" || told=FAILED
+printf '\n======== updates: %s\n' "$told"
+cat "$scratch/update.log"
+[ "$told" = held ]
 
 contract() { # STACK [PYTEST-OPTION…]
   set -- --stack "$@" -o "cache_dir=$scratch/$1.cache"
