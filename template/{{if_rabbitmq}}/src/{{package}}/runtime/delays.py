@@ -55,7 +55,7 @@ def park(message: Any, queue: str, due: float) -> None:
 def take(client: Any, now: float) -> tuple[list[Due], float | None]:
     """What is due, to be sent within MOVING; and when the next one is due."""
     flat, following = client.eval(TAKE, 2, *KEYS, now, now + MOVING, AT_ONCE)
-    found = [Due(job, *json.loads(kept)) for job, kept in zip(flat[::2], flat[1::2], strict=True)]
+    found = [Due(name, *json.loads(kept)) for name, kept in zip(flat[::2], flat[1::2], strict=True)]
     return found, float(following) if following else None
 
 

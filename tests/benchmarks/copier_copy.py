@@ -1,6 +1,6 @@
 """How long `copier copy` of the default service takes, beside a template of one file: start-up, git and all.
 
-    uv run --frozen python tests/benchmarks/copy.py --rounds 7
+    uv run --frozen python tests/benchmarks/copier_copy.py --rounds 7
 
 The two take turns, so that a busy moment hits both. Prints medians and ratios; that of CPU time is the one which
 neighbours on the machine disturb least.
