@@ -61,7 +61,4 @@ def take(client: Any, now: float) -> tuple[list[Due], float | None]:
 
 def sent(client: Any, message: Due) -> None:
     """The broker has it: forget it."""
-    with client.pipeline() as pipe:
-        pipe.zrem(KEYS[0], message.id)
-        pipe.hdel(KEYS[1], message.id)
-        pipe.execute()
+    client.pipeline().zrem(KEYS[0], message.id).hdel(KEYS[1], message.id).execute()
