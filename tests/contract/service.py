@@ -150,6 +150,9 @@ def running(installed: Installed, workers: int = 1, **settings: Any) -> Generato
         for _ in range(workers):
             service.start_worker()
         service.wait_for_workers(workers)
+        if workers and (kept := installed.stack.kept):
+            file, text = service.folder / "broker" / kept[0], kept[1]
+            until(lambda: text in file.read_bytes(), 20, f"{text} in {file}")
         yield service
     finally:
         service.close()
