@@ -36,6 +36,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from sides import cpu_of
+
 JOBS = """
 import asyncio, time
 async def noop(ctx) -> None: ...
@@ -166,17 +168,6 @@ def until(condition: Callable[[], bool], at_most: float = 120) -> None:
         if time.perf_counter() > deadline:
             raise TimeoutError(f"not within {at_most:g} s")
         time.sleep(0.005)
-
-
-def cpu_of(group: int) -> float:
-    """Seconds of CPU that the living processes of this group have used (Linux)."""
-    ticks = 0
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                ticks += int(fields[11]) + int(fields[12])
-    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def delay_line(port: int, target: int, seconds: float) -> None:

@@ -29,6 +29,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from sides import cpu_of
+
 BARE = """
 import asyncio, os
 from datetime import timedelta
@@ -94,17 +96,6 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def processor_time(group: int) -> float:
-    """Seconds that the processes of this group have used."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = stat.read_text().rpartition(")")[2].split()
-            if int(fields[2]) == group:
-                total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
-
-
 class Side:
     """One of those compared."""
 
@@ -132,9 +123,9 @@ class Side:
 
         with self.worker() as group:
             await asyncio.gather(*(one() for _ in range(100)))
-            before, began = processor_time(group), time.perf_counter()
+            before, began = cpu_of(group), time.perf_counter()
             await asyncio.gather(*(one() for _ in range(WORKFLOWS)))
-            used, took = processor_time(group) - before, time.perf_counter() - began
+            used, took = cpu_of(group) - before, time.perf_counter() - began
             each = []
             for _ in range(ALONE):
                 began = time.perf_counter()
