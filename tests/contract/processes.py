@@ -15,12 +15,15 @@ T = TypeVar("T")
 
 
 def until(condition: Callable[[], T | None], within: float, say: str | Callable[[], object] = "") -> T:
-    """The first true value of `condition`, looked at every 50 ms; fails after `within` seconds and says why."""
-    deadline = time.monotonic() + within
+    """The first true value of `condition`, looked at every 50 ms, then less often: each look costs the service, too.
+
+    Fails after `within` seconds and says why.
+    """
+    began = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        if (waited := time.monotonic() - began) > within:
             raise AssertionError(f"not within {within:g} s: {say() if callable(say) else say or condition}")
-        time.sleep(0.05)
+        time.sleep(min(0.05 + waited / 20, 0.3))
     return value
 
 

@@ -146,9 +146,9 @@ def running(installed: Installed, workers: int = 1, **settings: Any) -> Generato
     try:
         service.start_broker()
         service.start_gateway()
-        service.start_api()
-        for _ in range(workers):
+        for _ in range(workers):  # while the API starts
             service.start_worker()
+        service.start_api()
         service.wait_for_workers(workers)
         if workers and (kept := installed.stack.kept):
             file, text = service.folder / "broker" / kept[0], kept[1]

@@ -11,7 +11,7 @@ def test_depth_counts_every_priority_what_is_delayed_and_what_is_in_flight(insta
     with running(installed, workers=0) as service:
         first = time.time()
         waiting = [service.submit("mark", {"label": "w", "seconds": 3}, priority=p) for p in (0, 3, 6, 9) for _ in "ab"]
-        delayed = [service.submit("mark", {"label": "d"}, delay=delay) for delay in (12, 3600)]
+        delayed = [service.submit("mark", {"label": "d"}, delay=delay) for delay in (25, 3600)]
         service.submit("noop", queue="bulk")
         queue = service.queue("default")
         assert {name: queue[name] for name in ("depth", "waiting", "delayed", "in_flight", "workers")} == {
@@ -37,7 +37,7 @@ def test_depth_counts_every_priority_what_is_delayed_and_what_is_in_flight(insta
         assert busy["depth"] == busy["waiting"] + busy["delayed"] + busy["in_flight"] <= 10
         assert busy["delayed"] == 2, "delayed jobs stay delayed, though a worker may know them"
         for job in (*waiting, delayed[0]):
-            service.wait(job)
+            service.wait(job, within=60)
         queue = until(lambda: queue if (queue := service.queue("default"))["depth"] == 1 else None, 5)
         assert (queue["waiting"], queue["delayed"], queue["in_flight"]) == (0, 1, 0)
         assert queue["oldest_age"] == 0, "what is not due does not age"
