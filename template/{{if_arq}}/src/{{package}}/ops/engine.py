@@ -217,6 +217,7 @@ def _job_status(job_id: str, record: dict[str, str], leased: int, dead: int) -> 
     return JobStatus.model_validate(fields)
 
 
+@cache  # it takes a millisecond, and /metrics wants the types of all jobs
 def _payload_schema(job: Job[Any, Any]) -> dict[str, Any]:
     """Of the only parameter if that is a model, else of all of them."""
     parameter = job.payload_parameter

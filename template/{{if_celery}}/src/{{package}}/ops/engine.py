@@ -83,6 +83,7 @@ class CeleryEngine:
         ]
 
     @staticmethod
+    @cache  # it takes a millisecond, and /metrics wants the types of all jobs
     def _payload_schema(task: JobTask[Any, Any]) -> dict[str, Any]:
         parameter = task.payload_parameter
         model = task.arguments.model_fields[parameter].annotation if task.arguments and parameter else task.arguments

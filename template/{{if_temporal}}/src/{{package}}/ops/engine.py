@@ -232,11 +232,11 @@ async def _told(found: WorkflowExecutionDescription) -> Progress | None:
         return None
 
 
+@cache  # it takes a millisecond, and /metrics wants the types of all jobs
 def _job_type(job: Job[Any, Any]) -> JobType:
     """With the schema of its only parameter if that is a model, else of all of them."""
-    model: Any = job.types()[0] if job.payload_parameter else job.arguments
-    queue, schema = job.queue or DEFAULT_QUEUE, TypeAdapter(model).json_schema()
-    return JobType(name=job.name, queue=queue, description=job.description, payload_schema=schema)
+    schema = TypeAdapter[Any](job.types()[0] if job.payload_parameter else job.arguments).json_schema()
+    return JobType(name=job.name, queue=job.queue or DEFAULT_QUEUE, description=job.description, payload_schema=schema)
 
 
 async def _chunks(document: bytes) -> AsyncIterator[bytes]:
