@@ -8,13 +8,13 @@ cd "$(dirname "$0")/.."
 "$uv" run --frozen ruff format --check .
 "$uv" run --frozen ruff check .
 "$uv" run --frozen ty check
-TEMPORAL_CLI=$(sh scripts/temporal.sh)
-RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh)
-export TEMPORAL_CLI RABBITMQ_SERVER
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 
+RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh)
+sh scripts/temporal.sh >"$scratch/temporal.cli" &
+cli=$!
 "$uv" run --frozen pytest tests/update >"$scratch/update.log" 2>&1 &
 updates=$! told=held
 "$uv" run --frozen pytest tests/render
@@ -22,24 +22,34 @@ wait "$updates" || told=FAILED
 printf '\n======== updates: %s\n' "$told"
 cat "$scratch/update.log"
 [ "$told" = held ]
+wait "$cli"
+TEMPORAL_CLI=$(cat "$scratch/temporal.cli")
+export TEMPORAL_CLI RABBITMQ_SERVER
 
-contract() { # STACK [PYTEST-OPTION…]
-  set -- --stack "$@" -o "cache_dir=$scratch/$1.cache"
-  case $2 in
+contract() { # NAME [PYTEST-OPTION…]
+  name=$1
+  shift
+  set -- "$@" -o "cache_dir=$scratch/$name.cache"
+  case $name in
     rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
-      set -- "$@" --answer schedules=database --answer 'monitoring=[prometheus, flower]'
-      for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \
-        health_and_metrics settings; do
+      set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'
+      for file in rabbitmq database flower faults dead_letters priorities queues submission; do
         set -- "$@" "tests/contract/test_$file.py"
       done
       ;;
-    *) set -- "$@" tests/contract ;;
+    temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two
+    temporal)
+      set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract
+      ;;
+    arq) set -- "$@" --stack arq --ignore tests/contract/test_alerts.py tests/contract ;;
+    *) set -- "$@" --stack "$name" tests/contract ;;
   esac
   "$uv" run --frozen pytest "$@"
 }
 
 service() {
   case $1 in
+    temporal-alone) return ;; # has one already
     rabbitmq) set -- "$1" --data broker=rabbitmq --data schedules=database --data 'monitoring=[prometheus, flower]' ;;
     *) set -- "$1" --data "stack=$1" ;;
   esac
@@ -50,7 +60,7 @@ service() {
 }
 
 started=
-for name in celery arq temporal rabbitmq; do
+for name in temporal temporal-alone rabbitmq celery arq; do
   (contract "$name" && : >"$scratch/$name.held" && service "$name") >"$scratch/$name.log" 2>&1 &
   started="$started $name=$!"
 done

@@ -27,13 +27,13 @@ def test_attempts_end_and_the_waits_between_them_grow_within_their_bounds(servic
 
 
 def test_the_jitter_is_full(service: Service) -> None:
-    """Without it each of these would wait for 0.2 s."""
-    labels = [str(uuid4()) for _ in range(8)]
-    jobs = [service.submit("flaky", {"label": label, "times": 1}) for label in labels]
+    """Without it each of these would wait for 0.8 s before its fourth attempt."""
+    labels = [str(uuid4()) for _ in range(16)]
+    jobs = [service.submit("flaky", {"label": label, "times": 3}) for label in labels]
     for job in jobs:
         service.wait(job)
-    waits = [second["at"] - first["at"] for first, second in (service.effects(label=label) for label in labels)]
-    assert min(waits) < 0.15, waits
+    waits = [last["at"] - third["at"] for _, _, third, last in (service.effects(label=label) for label in labels)]
+    assert min(waits) < 0.7, waits
 
 
 def test_a_permanent_error_is_never_retried(service: Service) -> None:
