@@ -135,7 +135,7 @@ def test_one_trace_leads_from_the_callers_span_through_the_request_to_every_atte
     assert request["attributes"]["http.response.status_code"] == 202
 
     [sent] = shared.wait(1, job=job, kind="producer")
-    system = service.installed.stack.name
+    system = service.installed.stack.answers["stack"]
     about = {"messaging.system": system, "messaging.destination.name": "default", "messaging.message.id": job}
     operation = {"messaging.operation.name": "send", "messaging.operation.type": "send"}
     assert (sent["name"], sent["trace"], sent["parent"]) == ("send default", trace, request["id"])

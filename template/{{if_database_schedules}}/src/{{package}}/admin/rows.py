@@ -180,10 +180,12 @@ def pause(name: str) -> None:
 
 
 def resume(name: str) -> None:
-    """Let it fire again, at its next time."""
+    """Let it fire again, at its next time; one that no scheduler has seen yet waits for that."""
     _change(name, enabled=True)
     Memory.objects.filter(schedule__name=name).update(problem="")
-    count_from(name, time.time())
+    row = _rows().get(name=name)
+    if row.last_run_at or _memory(row).since:
+        count_from(name, time.time())
 
 
 def count_from(name: str, moment: float) -> None:
