@@ -27,8 +27,8 @@ class Installed:
     slug: str
 
     @classmethod
-    def render(cls, folder: Path, stack: str, answers: Mapping[str, Any], python: str = sys.executable) -> "Installed":
-        """Render the working tree into `folder`, add the probes, and install it into an environment of this Python."""
+    def render(cls, folder: Path, stack: str, answers: Mapping[str, Any], python: str = "") -> "Installed":
+        """Render the working tree into `folder`, add the probes, and install it for `python`, or for the one of the tests."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Copier says that the working tree has uncommitted changes
             run_copy(
@@ -45,7 +45,7 @@ class Installed:
         shutil.copy(installed.stack.probes, jobs / "probes.py")
         uv = os.environ.get("UV") or shutil.which("uv")
         assert uv, "uv is not on PATH; the tests install the rendered service with it"
-        environment = {**os.environ, "UV_PYTHON": os.environ.get("UV_PYTHON", python)}
+        environment = {**os.environ, "UV_PYTHON": python or os.environ.get("UV_PYTHON", sys.executable)}
         environment.pop("VIRTUAL_ENV", None)
         done = subprocess.run([uv, "sync", "--quiet"], cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"`uv sync` of the rendered service failed:\n{done.stderr}"
