@@ -28,7 +28,7 @@ class Installed:
 
     @classmethod
     def render(cls, folder: Path, stack: str, answers: Mapping[str, Any], python: str = "") -> "Installed":
-        """Render the working tree into `folder`, add the probes, and install it for `python`, or for the one of the tests."""
+        """Render the working tree into `folder`, add the probes, and install it for `python`, or that of the tests."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Copier says that the working tree has uncommitted changes
             run_copy(
