@@ -59,15 +59,20 @@ service() {
     (cd "$folder" && "$uv" run pytest)
 }
 
-started=
-for name in temporal temporal-alone rabbitmq celery arq; do
-  (contract "$name" && : >"$scratch/$name.held" && service "$name") >"$scratch/$name.log" 2>&1 &
-  started="$started $name=$!"
+prove() {
+  if contract "$1" && : >"$scratch/$1.held" && service "$1"; then
+    : >"$scratch/$1.passed"
+  fi >"$scratch/$1.log" 2>&1
+}
+
+for lane in temporal rabbitmq celery 'arq temporal-alone'; do
+  for name in $lane; do prove "$name"; done &
 done
+wait
 failed=
-for each in $started; do
-  name=${each%=*} told=held
-  wait "${each#*=}" || told=FAILED failed="$failed $name"
+for name in celery arq temporal temporal-alone rabbitmq; do
+  told=held
+  [ -e "$scratch/$name.passed" ] || told=FAILED failed="$failed $name"
   printf '\n======== %s: %s\n' "$name" "$told"
   cat "$scratch/$name.log"
 done

@@ -307,7 +307,7 @@ def test_dev_starts_it_and_shows_its_address_and_a_login_made_up(installed: Inst
     try:
         dev = service.start("dev", installed.script, "dev")
         pattern = r"Flower +(http://127\.0\.0\.1:\d+)\n +Flower's login +(\w+), password (\S+)\n"
-        url, name, password = until(lambda: re.findall(pattern, dev.log.read_text()), 40, dev.log.read_text)[0]
+        url, name, password = until(lambda: re.findall(pattern, dev.log.read_text()), 90, dev.log.read_text)[0]
         assert len(password) >= 16
         assert httpx.get(f"{url}/tasks").status_code == 401
         job = service.submit("noop")
@@ -322,7 +322,7 @@ def test_dev_shows_no_login_of_your_own(installed: Installed) -> None:
     service = on_its_own(installed)
     try:
         dev = service.start("dev", installed.script, "dev", flower_basic_auth=":".join(LOGIN))
-        until(lambda: healthy(service) and re.search("Flower  +http", dev.log.read_text()), 40, dev.log.read_text)
+        until(lambda: healthy(service) and re.search("Flower  +http", dev.log.read_text()), 90, dev.log.read_text)
         assert "Flower's login" not in dev.log.read_text()
         assert LOGIN[1] not in dev.log.read_text()
     finally:

@@ -472,7 +472,7 @@ def test_a_lock_lets_one_workflow_at_a_time_through(service: Service) -> None:
 
 def test_an_unknown_signal_harms_no_workflow(service: Service) -> None:
     label = str(uuid4())
-    job = service.submit("sleeper", {"label": label, "seconds": 1})
+    job = service.submit("sleeper", {"label": label, "seconds": 5})
     service.told(f"{label} begins")
     ask(service, SIGNAL, workflow_of(job), "no_such_signal")
     service.wait(job)
