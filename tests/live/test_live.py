@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -32,6 +33,7 @@ with TemporaryDirectory() as scratch:
 
 
 Proofs = dict[str, Future[set[Any]]]
+rendering = Lock()  # Copier changes the process's folder
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,8 @@ def prove(combination: Answers, folder: Path) -> set[Any]:
     if not (python := interpreter(answers["python_version"])):
         python, answers["python_version"] = sys.executable, "3.{1}".format(*sys.version_info)
     stack = stack_of(answers)
-    service = Installed.render(folder / "service", stack.name, answers, python)
+    with rendering:
+        service = Installed.render(folder / "service", stack.name, answers, python)
     (service.folder / "src" / service.package / "jobs" / "probes.py").unlink()
     programs = {name: program(script) for name, script in stack.programs.items()}
     environment = {**os.environ, "UV_PYTHON": python, **programs}
