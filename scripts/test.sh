@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that must hold before a commit: the template's own code, every combination of answers, the promises of a
-# running service on each stack, and a service's own tests. The stacks run beside each other: they mostly wait.
+# running service on each stack, and a service's own tests. The stacks run beside each other: each test also waits.
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/uv.sh
@@ -33,7 +33,8 @@ contract() { # NAME [PYTEST-OPTION…]
   case $name in
     rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
       set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'
-      for file in rabbitmq database flower faults dead_letters priorities queues submission; do
+      for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \
+        health_and_metrics settings; do
         set -- "$@" "tests/contract/test_$file.py"
       done
       ;;
@@ -41,7 +42,6 @@ contract() { # NAME [PYTEST-OPTION…]
     temporal)
       set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract
       ;;
-    arq) set -- "$@" --stack arq --ignore tests/contract/test_alerts.py tests/contract ;;
     *) set -- "$@" --stack "$name" tests/contract ;;
   esac
   "$uv" run --frozen pytest "$@"

@@ -92,7 +92,7 @@ class Service(Parts):
     def cli(self, *arguments: str, code: int = 0, within: float = 10, stdin: str = "", **settings: Any) -> str:
         """What a command prints; fails if it ends with another exit code or takes longer than `within` seconds.
 
-        Those are seconds of processor time: on a shared machine the clock, which may show several times as many, also
+        Those are seconds of processor time: on a shared machine the clock, which may show three times as many, also
         measures the neighbours.
         """
         before = processor_time()
@@ -103,7 +103,7 @@ class Service(Parts):
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=6 * within,
+            timeout=3 * within,
         )
         taken = processor_time() - before
         said = f"`{' '.join(arguments)}` ended with {done.returncode}, not {code}\n{done.stdout}\n{done.stderr}"

@@ -1,5 +1,6 @@
 """Probes say what is wrong and only that, and the numbers are the truth."""
 
+import subprocess
 import time
 
 import httpx
@@ -8,6 +9,19 @@ from .installed import Installed
 from .outage import Outage
 from .processes import until, within
 from .service import Service, running
+
+DESCRIBE = """
+import time
+from {package}.ops.engine import engine
+
+def spent():
+    began = time.process_time()
+    engine().job_types()
+    return time.process_time() - began
+
+engine()
+print(spent(), min(spent() for _ in range(3)))
+"""
 
 
 def test_a_healthy_service_says_so(service: Service) -> None:
@@ -79,6 +93,15 @@ def test_metrics_equal_the_truth_although_pool_processes_are_recycled_and_killed
         assert service.metric("jobs_workers", queue="default") == 1
         assert service.metric("jobs_duration_seconds_count", job="noop") == 880
         assert service.metric("jobs_duration_seconds_sum", job="overrun") >= 3
+
+
+def test_the_jobs_are_described_once_and_not_for_each_scrape(service: Service) -> None:
+    """Their schemas take a millisecond each, in the event loop that answers everybody."""
+    code = DESCRIBE.format(package=service.installed.package)
+    command = [service.installed.python, "-c", code]
+    printed = subprocess.check_output(command, cwd=service.folder, env=service.environment, text=True)
+    first, later = map(float, printed.split())
+    assert later < first / 5
 
 
 def test_an_outage_of_the_broker_is_told_but_restarts_nobody(outage: Outage) -> None:

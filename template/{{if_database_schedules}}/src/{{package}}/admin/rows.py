@@ -183,8 +183,7 @@ def resume(name: str) -> None:
     """Let it fire again, at its next time; one that no scheduler has seen yet waits for that."""
     _change(name, enabled=True)
     Memory.objects.filter(schedule__name=name).update(problem="")
-    row = _rows().get(name=name)
-    if row.last_run_at or _memory(row).since:
+    if _entry(_rows().get(name=name), None).since:
         count_from(name, time.time())
 
 
