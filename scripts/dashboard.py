@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-TARGET = Path(__file__).parents[1] / "template/{{if_prometheus}}/deploy/monitoring/dashboard.json"
+TARGET = Path(__file__).parents[1] / "template/{{if_prometheus}}/dashboard.json"
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 QUEUE = '{service="$service",queue=~"$queue"}'
 JOB = '{service="$service",queue=~"$queue",job=~"$job"}'

@@ -58,8 +58,8 @@ def files(matrix: Matrix, answers: Mapping[str, str]) -> int:
     service = matrix.render(answers)
     sources = matrix.sources(service)
     print(service.label)
-    for layer, paths in groupby(sources, key=lambda path: sources[path].source.parts[0]):
-        print(f"\n{layer}")
+    for layer, paths in groupby(sources, key=lambda path: sources[path].source.parts[:-1][:1]):
+        print(f"\n{'/'.join(('template', *layer))}")
         for path in paths:
             read = set(sources[path].reads) - sources[path].path_reads
             print(f"  {path:50} {', '.join(sorted(read))}".rstrip())

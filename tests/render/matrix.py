@@ -74,6 +74,8 @@ class File:
 
 
 def frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return tuple((name, frozen(each)) for name, each in value.items())
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -15,10 +15,10 @@ from .agreement import contradictions
 from .matrix import Matrix
 from .rendering import QUESTIONS, choices
 
-ALWAYS = "template/{{always}}"
-PACKAGE = f"{ALWAYS}/src/{{{{package}}}}"
-CELERY = "template/{{if_celery}}/src/{{package}}"
-MONITORING = "template/{{if_prometheus}}/deploy/monitoring"
+ALWAYS = "template"
+PACKAGE = "template/{{src}}"
+CELERY = "template/{{if_celery}}"
+MONITORING = "template/{{if_prometheus}}"
 END = ""
 
 MISTAKES: dict[str, tuple[str, str, str | None, str]] = {  # file, text, what stands there instead, what is told
@@ -61,7 +61,7 @@ MISTAKES: dict[str, tuple[str, str, str | None, str]] = {  # file, text, what st
         "runtime/waiting.py, which is not there",
     ),
     "a file in the wrong layer": (
-        "template/{{if_api}}/src/{{package}}/dev/embedded.py",
+        "template/{{if_api}}/dev/embedded.py",
         END,
         "",
         "both write src/my_service/dev/embedded.py",

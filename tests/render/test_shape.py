@@ -166,7 +166,7 @@ def test_dependencies_are_explained() -> None:
     """docs/dependencies.md has one line for each package that a service may need."""
     requirements = re.findall(
         r'^(?:    |error-reports = \[)"([\w-]+)',
-        (TEMPLATE / "{{always}}/pyproject.toml.jinja").read_text(),
+        (TEMPLATE / "pyproject.toml.jinja").read_text(),
         re.MULTILINE,
     )
     explained = re.findall(r"^\| ([\w-]+)", Path(ROOT / "docs/dependencies.md").read_text(), re.MULTILINE)

@@ -168,12 +168,12 @@ def with_format_2(template: Path, folder: Path) -> Path:
     later = folder / "later"
     git(folder, "clone", "--quiet", str(template), str(later))
     for layer in ("if_celery", "if_arq"):
-        for path in (later / f"template/{{{{{layer}}}}}/src").rglob("*"):
+        for path in (later / f"template/{{{{{layer}}}}}").rglob("*"):
             if path.suffix in (".py", ".lua") and {"ops", "runtime"} & set(path.parts):
                 text = re.sub(r"(['\"])dead:", r"\1letter:", path.read_text())
                 text = re.sub(r"(['\"])key:", r"\1claim:", text).replace("'run_at'", "'began_at'")
                 path.write_text(text.replace('STATE = "schedules"', 'STATE = "timetable"'))
-    state = later / "template/{{if_redis_state}}/src/{{package}}/ops/state.py"
+    state = later / "template/{{if_redis_state}}/ops/state.py"
     text = state.read_text().replace("\nFORMAT = 1\n", "\nFORMAT = 2\n")
     text = text.replace("MIGRATIONS: dict[int, str] = {}", f'MIGRATIONS: dict[int, str] = {{2: """{TO_FORMAT_2}"""}}')
     assert text.count("2") > state.read_text().count("2")
