@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from logging import getLogger
 from typing import Any
 
+from billiard.util import get_logger as pool_logger
 from celery import Celery
 from celery.signals import celeryd_init, setup_logging
 from kombu import Queue
@@ -58,6 +59,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     task_soft_time_limit=settings().soft_limit,
     task_time_limit=settings().hard_limit,
+    worker_max_memory_per_child=settings().worker_max_memory_per_child,
     worker_max_tasks_per_child=settings().worker_max_tasks_per_child,
     include=job_modules(),
     # queues
@@ -97,6 +99,9 @@ def _logging(**_: object) -> None:
     # Both log payloads; how a run ended is told by telemetry.py.
     getLogger("celery.worker.strategy").setLevel("WARNING")
     getLogger("celery.app.trace").setLevel("CRITICAL")
+    # The pool tells nobody why it replaces a process, unless its logger exists.
+    pool_logger().setLevel("WARNING")
+    pool_logger().propagate = True
 
 
 @celeryd_init.connect

@@ -8,13 +8,18 @@ local function holder_of(claim) return string.match(redis.call('GET', claim) or 
 local function count(what, job, queue, outcome)
   redis.call('HINCRBY', METRICS, table.concat({what, job, queue, outcome}, '|'), 1)
 end
-local function observe(what, job, queue, value, buckets)
+-- Counts, and one observation for a histogram, in a single write: calls are what a step costs.
+local function count_and_observe(what, outcome, histogram, job, queue, value, buckets)
   local bucket = #buckets + 1
   for i = 1, #buckets do
     if value <= buckets[i] then bucket = i break end
   end
-  redis.call('HINCRBY', METRICS, table.concat({what, job, queue, bucket}, '|'), 1)
-  redis.call('HINCRBYFLOAT', METRICS, table.concat({what, job, queue, 'sum'}, '|'), math.max(value, 0))
+  local counter = table.concat({what, job, queue, outcome}, '|')
+  local observed = table.concat({histogram, job, queue, bucket}, '|')
+  local sum = table.concat({histogram, job, queue, 'sum'}, '|')
+  local was = redis.call('HMGET', METRICS, counter, observed, sum)
+  local function more(number, by) return string.format('%.17g', tonumber(was[number] or 0) + by) end
+  redis.call('HSET', METRICS, counter, more(1, 1), observed, more(2, 1), sum, more(3, math.max(value, 0)))
 end
 
 local job, step = KEYS[1], table.remove(ARGV, 1)
@@ -69,7 +74,8 @@ end
 function steps.start()
   local id, now, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
   local lease, claim = job .. ':lease', claim_of(name, ARGV[7])
-  local state, was_seq, ended_seq, cancel = unpack(redis.call('HMGET', job, 'state', 'seq', 'ended_seq', 'cancel'))
+  local state, was_seq, ended_seq, cancel, started_at, attempts, due_at, message, reserved = unpack(redis.call('HMGET', job,
+    'state', 'seq', 'ended_seq', 'cancel', 'started_at', 'attempts', 'due_at', 'message', 'reserved'))
 
   local function wait_for(other)
     redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + 2, 'message', 'waiting for ' .. other)
@@ -87,9 +93,10 @@ function steps.start()
   end
   if cancel then return {'cancelled', ''} end
 
-  if redis.call('GET', lease) == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
-  local left = redis.call('PTTL', lease)
-  if left > 0 then return {'busy', seq > running and 200 or left} end  -- 200: before the run that sent this message has ended
+  local owner = redis.call('GET', lease)
+  if owner == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
+  -- 200: before the run that sent this message has ended
+  if owner then return {'busy', seq > running and 200 or math.max(redis.call('PTTL', lease), 1)} end
 
   if claim then
     local holder = holder_of(claim)
@@ -120,12 +127,12 @@ function steps.start()
   end
 
   redis.call('SET', lease, ARGV[3], 'PX', LEASE)
-  redis.call('HSET', job, 'state', 'running', 'run_at', now, 'queue', queue, 'seq', seq)
-  redis.call('HSETNX', job, 'started_at', now)
-  redis.call('HDEL', job, 'due_at', 'message', 'reserved')
-  count('started', name, queue, '')
-  observe('wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
-  return {'run', redis.call('HINCRBY', job, 'attempts', 1)}
+  local attempt = tonumber(attempts or 0) + 1
+  redis.call('HSET', job, 'state', 'running', 'run_at', now, 'queue', queue, 'seq', seq, 'started_at', started_at or now,
+    'attempts', attempt)
+  if due_at or message or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
+  count_and_observe('started', '', 'wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
+  return {'run', attempt}
 end
 
 -- A run ended: state, result, idempotency key, lock, dead letter and counters change together, once. The first end counts.
@@ -133,18 +140,21 @@ end
 --       9 seq ('' = the same message comes again), 10 key ('' = none), 11 dead letter ('' = none), 12… field, value pairs
 function steps.finish()
   local id, now, state, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[7], ARGV[8]
-  local was, run_at = unpack(redis.call('HMGET', job, 'state', 'run_at'))
+  local was, run_at, due_at = unpack(redis.call('HMGET', job, 'state', 'run_at', 'due_at'))
   if final(was) then return 0 end
   local holder = redis.call('GET', job .. ':lease')
   if not final(state) and ARGV[3] ~= '' and holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
 
+  if final(state) then
+    ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2]
+    if due_at then redis.call('HDEL', job, 'due_at') end
+  end
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
-  redis.call('DEL', job .. ':lease')
+  if holder then redis.call('DEL', job .. ':lease') end
   if redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
   if was == 'running' then
-    count('finished', name, queue, ARGV[5])
-    observe('duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
+    count_and_observe('finished', ARGV[5], 'duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
   end
   if ARGV[6] ~= '' then
     redis.call('SET', 'celery-task-meta-' .. id, ARGV[6], 'EX', RESULT_TTL)
@@ -156,8 +166,6 @@ function steps.finish()
     if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end  -- waiting is no attempt
     return 1
   end
-  redis.call('HSET', job, 'finished_at', now)
-  redis.call('HDEL', job, 'due_at')
   local claim = claim_of(name, ARGV[10])
   if claim and holder_of(claim) == id then
     if state == 'cancelled' then redis.call('DEL', claim) else redis.call('EXPIRE', claim, KEY_TTL) end

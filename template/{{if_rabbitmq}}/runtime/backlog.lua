@@ -11,8 +11,7 @@ local function after(reply)
   elseif state == 'queued' or state == 'scheduled' or state == 'retrying' then
     redis.call('ZREM', 'running:' .. queue, id)
     redis.call('ZADD', 'backlog:' .. queue, due_at or submitted_at, id)
-  else
-    redis.call('ZREM', 'running:' .. queue, id)
+  elseif redis.call('ZREM', 'running:' .. queue, id) == 0 then
     redis.call('ZREM', 'backlog:' .. queue, id)
   end
   return reply
