@@ -83,13 +83,13 @@ class Side:
 
 
 def cpu_of(group: int) -> float:
-    """Seconds of CPU that the living processes of this group have used (Linux)."""
+    """Seconds of CPU that this group has used, pool processes that were replaced included (Linux)."""
     ticks = 0
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
             fields = path.read_text().rpartition(")")[2].split()
             if int(fields[2]) == group:
-                ticks += int(fields[11]) + int(fields[12])
+                ticks += sum(map(int, fields[11:15]))  # its own, and that of its children which have ended
     return ticks / os.sysconf("SC_CLK_TCK")
 
 

@@ -10,10 +10,8 @@ local function count(what, job, queue, outcome)
 end
 -- Counts, and one observation for a histogram, in a single write: calls are what a step costs.
 local function count_and_observe(what, outcome, histogram, job, queue, value, buckets)
-  local bucket = #buckets + 1
-  for i = 1, #buckets do
-    if value <= buckets[i] then bucket = i break end
-  end
+  local bucket = 1
+  while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
   local counter = table.concat({what, job, queue, outcome}, '|')
   local observed = table.concat({histogram, job, queue, bucket}, '|')
   local sum = table.concat({histogram, job, queue, 'sum'}, '|')
@@ -95,8 +93,7 @@ function steps.start()
 
   local owner = redis.call('GET', lease)
   if owner == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
-  -- 200: before the run that sent this message has ended
-  if owner then return {'busy', seq > running and 200 or math.max(redis.call('PTTL', lease), 1)} end
+  if owner then return {'busy', seq > running and 200 or math.max(redis.call('PTTL', lease), 1)} end  -- 200: its sender still runs
 
   if claim then
     local holder = holder_of(claim)
