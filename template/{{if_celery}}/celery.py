@@ -99,8 +99,7 @@ def _logging(**_: object) -> None:
     # Both log payloads; how a run ended is told by telemetry.py.
     getLogger("celery.worker.strategy").setLevel("WARNING")
     getLogger("celery.app.trace").setLevel("CRITICAL")
-    # The pool tells nobody why it replaces a process, unless its logger exists.
-    pool_logger().setLevel("WARNING")
+    pool_logger().setLevel("WARNING")  # made here, or the pool tells nobody why it replaces a process
     pool_logger().propagate = True
 
 

@@ -15,7 +15,6 @@ from .agreement import contradictions
 from .matrix import Matrix
 from .rendering import QUESTIONS, choices
 
-ALWAYS = "template"
 PACKAGE = "template/{{src}}"
 CELERY = "template/{{if_celery}}"
 MONITORING = "template/{{if_prometheus}}"
@@ -45,11 +44,11 @@ MISTAKES: dict[str, tuple[str, str, str | None, str]] = {  # file, text, what st
         "{% if api %}\n\n\n",
         "would be reformatted",
     ),
-    "a space at the end of a line": (f"{ALWAYS}/README.md.jinja", END, "Two \nlines.\n", "trailing space"),
-    "an end without a newline": (f"{ALWAYS}/.env.example.jinja", END, "# LEASE=24", "no newline"),
+    "a space at the end of a line": ("template/README.md.jinja", END, "Two \nlines.\n", "trailing space"),
+    "an end without a newline": ("template/.env.example.jinja", END, "# LEASE=24", "no newline"),
     "template code in a plain file": (f"{PACKAGE}/logs.py", END, 'SERVICE = "{{ project_slug }}"\n', "template code"),
     "YAML that is none": (f"{MONITORING}/prometheus.yml.jinja", END, "a: [\n", "prometheus.yml: while parsing"),
-    "TOML that is none": (f"{ALWAYS}/pyproject.toml.jinja", '"httpx>=0.28",', '"httpx>=0.28', "pyproject.toml: "),
+    "TOML that is none": ("template/pyproject.toml.jinja", '"httpx>=0.28",', '"httpx>=0.28', "pyproject.toml: "),
     "JSON that is none": (f"{MONITORING}/dashboard.json", END, ",\n", "dashboard.json: Extra data"),
     "a wrong type": (f"{PACKAGE}/health.py", END, '\nWRONG: int = "text"\n', "invalid-assignment"),
     "a wrong type on one stack": (f"{CELERY}/ops/workers.py", END, '\nWRONG: int = "text"\n', "invalid-assignment"),
@@ -98,40 +97,40 @@ MISTAKES: dict[str, tuple[str, str, str | None, str]] = {  # file, text, what st
         "compose.yaml names queue bulk",
     ),
     "a wrong queue in the README": (
-        f"{ALWAYS}/README.md.jinja",
+        "template/README.md.jinja",
         "--queue {{ queue_slow }}",
         "--queue low",
         "README.md names queue low",
     ),
     "a setting that does not exist": (
-        f"{ALWAYS}/.env.example.jinja",
+        "template/.env.example.jinja",
         "# RENEWAL=8",
         "# RENEW=8",
         ".env.example gives RENEW=8",
     ),
     "another default than the setting's": (
-        f"{ALWAYS}/.env.example.jinja",
+        "template/.env.example.jinja",
         "# RENEWAL=8",
         "# RENEWAL=9",
         ".env.example gives RENEWAL=9",
     ),
     "a page that knows another setting": (
-        f"{ALWAYS}/README.md.jinja",
+        "template/README.md.jinja",
         "`STOP_GRACE`",
         "`STOP_TIME`",
         "speaks of the setting STOP_TIME",
     ),
-    "a broken link": (f"{ALWAYS}/README.md.jinja", END, "[More](docs/more.md)\n", "links to docs/more.md"),
+    "a broken link": ("template/README.md.jinja", END, "[More](docs/more.md)\n", "links to docs/more.md"),
     "a link to no heading": (f"{MONITORING}/runbook.md.jinja", "(#jobsstalled)", "(#jobsstuck)", "links to #jobsstuck"),
-    "a file that a page makes up": (f"{ALWAYS}/README.md.jinja", "`queues.py`", "`queue.py`", "speaks of queue.py"),
+    "a file that a page makes up": ("template/README.md.jinja", "`queues.py`", "`queue.py`", "speaks of queue.py"),
     "a command that does not exist": (
-        f"{ALWAYS}/README.md.jinja",
+        "template/README.md.jinja",
         "{{ project_slug }} demo",
         "{{ project_slug }} try",
         "tells to run my-service try",
     ),
     "a command of a layer that is out": (
-        f"{ALWAYS}/README.md.jinja",
+        "template/README.md.jinja",
         END,
         "Run `{{ project_slug }} api`.\n",
         "tells to run my-service api",

@@ -5,19 +5,16 @@ local METRICS = 'metrics'
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
 local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
-local function count(what, job, queue, outcome)
-  redis.call('HINCRBY', METRICS, table.concat({what, job, queue, outcome}, '|'), 1)
-end
+local function field(...) return table.concat({...}, '|') end
+local function count(...) redis.call('HINCRBY', METRICS, field(...), 1) end
 -- Counts, and one observation for a histogram, in a single write: calls are what a step costs.
 local function count_and_observe(what, outcome, histogram, job, queue, value, buckets)
   local bucket = 1
   while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
-  local counter = table.concat({what, job, queue, outcome}, '|')
-  local observed = table.concat({histogram, job, queue, bucket}, '|')
-  local sum = table.concat({histogram, job, queue, 'sum'}, '|')
-  local was = redis.call('HMGET', METRICS, counter, observed, sum)
-  local function more(number, by) return string.format('%.17g', tonumber(was[number] or 0) + by) end
-  redis.call('HSET', METRICS, counter, more(1, 1), observed, more(2, 1), sum, more(3, math.max(value, 0)))
+  local f = {field(what, job, queue, outcome), field(histogram, job, queue, bucket), field(histogram, job, queue, 'sum')}
+  local was = redis.call('HMGET', METRICS, unpack(f))
+  local function more(i, by) return string.format('%.17g', tonumber(was[i] or 0) + by) end
+  redis.call('HSET', METRICS, f[1], more(1, 1), f[2], more(2, 1), f[3], more(3, math.max(value, 0)))
 end
 
 local job, step = KEYS[1], table.remove(ARGV, 1)
@@ -142,10 +139,8 @@ function steps.finish()
   local holder = redis.call('GET', job .. ':lease')
   if not final(state) and ARGV[3] ~= '' and holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
 
-  if final(state) then
-    ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2]
-    if due_at then redis.call('HDEL', job, 'due_at') end
-  end
+  if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
+  if final(state) and due_at then redis.call('HDEL', job, 'due_at') end
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
   if holder then redis.call('DEL', job .. ':lease') end

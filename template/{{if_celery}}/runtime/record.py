@@ -120,11 +120,10 @@ class Records:
             "root": request.root_id or request.id,
             "trace_id": head["trace_id"],
         }
-        reply = self._step(
+        action, detail = self._step(
             "start", request.id, request.id, time.time(), owner, name, queue_of(request), seq(request), head["key"],
             head.get("fingerprint", ""), singleton or "", due_at, json.dumps(record),
         )  # fmt: skip
-        action, detail = reply
         return action, str(detail)
 
     def finish(

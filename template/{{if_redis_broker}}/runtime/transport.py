@@ -27,7 +27,6 @@ AFTER_EACH_STEP = "local function after(reply) return reply end\n"  # nothing: t
 INDEX = "unacked_index"  # kombu's sorted set of unacknowledged deliveries, scored by time
 TAKE = (files(__package__ or "") / "transport.lua").read_text(encoding="utf-8")
 
-
 # KEYS: message list, wake list. ARGV: message. The token may expire: an idle worker looks every second anyway.
 PUT = """redis.call('LPUSH', KEYS[1], ARGV[1])
 if redis.call('EXISTS', KEYS[2]) == 0 then redis.call('LPUSH', KEYS[2], 1) end
