@@ -1,6 +1,6 @@
 """Ratios of a rendered service to a hand-written Celery app with the same durability, in one run on one Valkey.
 
-    uv run --project DIR python tests/benchmarks/celery_redis.py [--jobs 3000] [--rounds 3] [--samples 300]
+    uv run --project DIR python tests/benchmarks/celery_redis.py [--turns 40] [--seconds 1.5] [--samples 300]
 
 DIR is a rendered service (`sh scripts/try.sh DIR`). Both sides: late acknowledgement, reject on lost, time limits,
 prefetch 1, two processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figures depend on the
@@ -18,7 +18,7 @@ from celery import Celery
 app = Celery("bare", broker=os.environ["REDIS_URL"], backend=os.environ["REDIS_URL"])
 app.conf.update(task_acks_late=True, task_reject_on_worker_lost=True, task_time_limit=600,
                 task_soft_time_limit=540, worker_prefetch_multiplier=1, accept_content=["json"],
-                result_expires=86400, task_default_queue="default")
+                result_expires=86400, task_default_queue="bare")
 @app.task
 def noop(): return None
 @app.task
@@ -27,7 +27,7 @@ def stamp(sent): return time.time() - sent
 
 
 class OnRedis(Side):
-    """Everything is in one database."""
+    """Each has a database of its own."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -35,9 +35,9 @@ class OnRedis(Side):
 
     def left(self) -> int:
         lists = [
-            "default",
-            *(f"default:{step}" for step in range(1, 10)),
-            *(f"default\x06\x16{step}" for step in (3, 6, 9)),
+            self.queue,
+            *(f"{self.queue}:{step}" for step in range(1, 10)),
+            *(f"{self.queue}\x06\x16{step}" for step in (3, 6, 9)),
         ]
         with self.client.pipeline() as pipe:
             for name in lists:
@@ -46,7 +46,7 @@ class OnRedis(Side):
             return sum(pipe.execute())
 
     def clear(self) -> None:
-        self.client.flushall()
+        self.client.flushdb()
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import contextlib
 import importlib.metadata
 import os
 import platform
+import re
 import signal
 import statistics
 import subprocess
@@ -14,7 +15,6 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 PROBES = """
 import time
@@ -24,14 +24,14 @@ def noop() -> None: ...
 @job(retry=None)
 def stamp(sent: float) -> float: return time.time() - sent
 """
-FLAGS = ["worker", "-Q", "default", "-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
+FLAGS = ["worker", "-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
 
 
 class Side:
-    """One of the two apps: sends jobs, runs a worker. Each broker has its own `left` and `clear`."""
+    """One of the two apps: sends jobs to a queue, runs a worker on it. Each broker has its own `left` and `clear`."""
 
-    def __init__(self, name: str, app_path: str, module: str, folder: Path, env: Mapping[str, str]) -> None:
-        self.name, self.app_path, self.folder = name, app_path, folder
+    def __init__(self, name: str, app_path: str, module: str, queue: str, folder: Path, env: Mapping[str, str]) -> None:
+        self.name, self.app_path, self.queue, self.folder = name, app_path, queue, folder
         self.env = {**os.environ, **env, "PYTHONPATH": str(folder), "LOG_LEVEL": "WARNING"}  # as FLAGS say to Celery
         self.module = import_module(module)
 
@@ -39,33 +39,29 @@ class Side:
         """Jobs that have not ended."""
         raise NotImplementedError
 
+    def send(self, jobs: int) -> None:
+        """Jobs that do nothing."""
+        for _ in range(jobs):
+            self.module.noop.delay()
+
     def clear(self) -> None:
         """Forget everything."""
         raise NotImplementedError
 
     def worker(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "celery", "-A", self.app_path, *FLAGS]
+        command = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            self.app_path,
+            *FLAGS,
+            "-Q",
+            self.queue,
+            "-n",
+            f"{self.queue}@%h",
+        ]
         return subprocess.Popen(command, env=self.env, cwd=self.folder, start_new_session=True)
-
-    def throughput(self, jobs: int) -> tuple[float, float]:
-        """Jobs per second, and milliseconds of the worker's CPU per job, between the first and the last tenth."""
-        self.clear()
-        for _ in range(jobs):
-            self.module.noop.delay()
-        process = self.worker()
-        try:
-            begin = end = 0.0
-            while end == 0.0:
-                left, now = self.left(), time.perf_counter()
-                if not begin and left <= jobs * 0.9:
-                    begin, at_begin, cpu_begin = now, left, cpu_of(process.pid)
-                if left <= jobs * 0.1:
-                    end, at_end, cpu_end = now, left, cpu_of(process.pid)
-                time.sleep(0.02)
-            done = at_begin - at_end
-            return done / (end - begin), 1000 * (cpu_end - cpu_begin) / done
-        finally:
-            stop(process)
 
     def latency(self, samples: int) -> list[float]:
         """Milliseconds from sending to starting, one job at a time."""
@@ -79,6 +75,43 @@ class Side:
                 time.sleep(0.01)
             return sorted(found)
         finally:
+            stop(process)
+
+
+def throughput(sides: Sequence[Side], turns: int, seconds: float) -> Generator[list[tuple[float, float]]]:
+    """Of each turn and side, jobs per second and milliseconds of the worker's CPU per job.
+
+    Both workers have the same queue of their own to empty, and one of them is stopped (SIGSTOP) while the other works:
+    on a machine whose speed changes within minutes, only what is seconds apart can be compared.
+    """
+    for side in sides:
+        side.clear()
+    workers = {side: side.worker() for side in sides}
+    try:
+        for side in sides:
+            side.send(1)
+            while side.left():
+                if workers[side].poll() is not None:
+                    raise RuntimeError(f"the worker of {side.name} ended")
+                time.sleep(0.02)
+            time.sleep(0.5)
+            os.killpg(workers[side].pid, signal.SIGSTOP)
+        for number in range(turns):
+            found = {}
+            for side in sides[:: -1 if number % 2 else 1]:
+                group = workers[side].pid
+                side.send(max(0, int(1500 * seconds) - side.left()))  # more than a worker does in its turn
+                os.killpg(group, signal.SIGCONT)
+                time.sleep(0.2)
+                began, cpu, left = time.perf_counter(), cpu_of(group), side.left()
+                time.sleep(seconds)
+                taken, cpu, done = time.perf_counter() - began, cpu_of(group) - cpu, left - side.left()
+                os.killpg(group, signal.SIGSTOP)
+                found[side] = done / taken, 1000 * cpu / done
+            yield [found[side] for side in sides]
+    finally:
+        for process in workers.values():
+            os.killpg(process.pid, signal.SIGCONT)
             stop(process)
 
 
@@ -117,8 +150,10 @@ def on_one_broker(make: Callable[..., Side], bare: str) -> Generator[tuple[Side,
         sys.path.insert(0, scratch)
         try:
             with server:
-                ours = make("service", package, f"{package}.jobs.benchmark_probes", folder, server.environment)
-                yield ours, make("hand-written", "bare", "bare", folder, server.environment)
+                environment = dict(server.environment)
+                ours = make("service", package, f"{package}.jobs.benchmark_probes", "default", folder, environment)
+                environment["REDIS_URL"] = os.environ["REDIS_URL"] = re.sub(r"/0$", "/1", environment["REDIS_URL"])
+                yield ours, make("hand-written", "bare", "bare", "bare", folder, environment)
         finally:
             probes.unlink(missing_ok=True)
 
@@ -126,26 +161,22 @@ def on_one_broker(make: Callable[..., Side], bare: str) -> Generator[tuple[Side,
 def compare(make: Callable[..., Side], bare: str, doc: str | None, packages: Sequence[str]) -> None:
     """Read the options, run both sides, print the ratios."""
     parser = argparse.ArgumentParser(description=doc)
-    parser.add_argument("--jobs", type=int, default=3000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=40)
+    parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
     parser.add_argument("--samples", type=int, default=300)
     options = parser.parse_args()
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     with on_one_broker(make, bare) as (service, hand_written):
-        ratios: list[tuple[float, float]] = []
-        for round_ in range(options.rounds):
-            sides = (hand_written, service) if round_ % 2 else (service, hand_written)
-            rates: dict[str, Any] = {side.name: side.throughput(options.jobs) for side in sides}
-            (rate, cpu), (bare_rate, bare_cpu) = rates["service"], rates["hand-written"]
-            ratios.append((rate / bare_rate, cpu / bare_cpu))
+        pairs = list(throughput((service, hand_written), options.turns, options.seconds))
+        for what, number, unit in (("throughput", 0, "jobs/s"), ("worker CPU", 1, "ms a job")):
+            ours, theirs = ([side[number] for side in column] for column in zip(*pairs, strict=True))
+            low, ratio, high = statistics.quantiles((a / b for a, b in zip(ours, theirs, strict=True)), n=4)
             print(
-                f"service / hand-written: {rate:.0f} / {bare_rate:.0f} jobs/s, "
-                f"worker CPU {cpu:.2f} / {bare_cpu:.2f} ms a job",
+                f"{what}: {statistics.median(ours):.2f} / {statistics.median(theirs):.2f} {unit}, ratio "
+                f"{ratio:.2f} (middle half of {len(pairs)} turns: {low:.2f} to {high:.2f})",
                 flush=True,
             )
-        speed, cost = (statistics.median(column) for column in zip(*ratios, strict=True))
-        print(f"median of {len(ratios)}: throughput x {speed:.2f}, worker CPU per job x {cost:.2f}")
         for side in (service, hand_written):
             times = side.latency(options.samples)
             print(

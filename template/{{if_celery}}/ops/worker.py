@@ -31,7 +31,7 @@ from .. import broker, health, telemetry
 from ..celery import app
 from ..queues import QUEUES
 from ..runtime import transport
-from ..runtime.connection import UNAVAILABLE, connect
+from ..runtime.connection import UNAVAILABLE, connect, redis
 from ..runtime.record import envelope, job_key, queue_of, records
 from ..runtime.routing import known_queue
 from ..settings import settings
@@ -227,8 +227,10 @@ def _leave(sender: Any, **_: Any) -> None:
 
 
 @signals.worker_process_init.connect
-def _die_with_parent(**_: Any) -> None:
-    """A pool process must not outlive the main process: nobody would renew its job's lease (Linux)."""
+def _begin_of_a_pool_process(**_: Any) -> None:
+    """It runs one job at a time, and must not outlive the main process: nobody would renew its lease (Linux)."""
+    with suppress(*UNAVAILABLE):
+        records().connection = redis().client()  # without a pool of connections a step takes a fifth less CPU
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -1,24 +1,17 @@
--- The steps of a job's life, each atomic. record.py puts before this text the settings' values (LEASE, RECORD_TTL …), and
--- `after`, by which transport.py may note where a step has left the job.
--- KEYS: 1 the job's record. ARGV: 1 step, then what the step says. For one Redis node: steps make other key names themselves.
-local METRICS = 'metrics'
+-- The steps of a job's life, each atomic, and by record.py each a script with what stands above them, the settings' values
+-- (LEASE, RECORD_TTL …), and `after`, by which transport.py may note where a step left the job; some tell it with their reply.
+-- KEYS: 1 the job's record. ARGV: what the step says. For one Redis node: steps make other key names themselves.
+local METRICS, job = 'metrics', KEYS[1]
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
 local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
-local function field(...) return table.concat({...}, '|') end
-local function count(...) redis.call('HINCRBY', METRICS, field(...), 1) end
--- Counts, and one observation for a histogram, in a single write: calls are what a step costs.
-local function count_and_observe(what, outcome, histogram, job, queue, value, buckets)
+local function count(...) redis.call('HINCRBY', METRICS, table.concat({...}, '|'), 1) end
+local function observe(what, name, queue, value, buckets)
   local bucket = 1
   while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
-  local f = {field(what, job, queue, outcome), field(histogram, job, queue, bucket), field(histogram, job, queue, 'sum')}
-  local was = redis.call('HMGET', METRICS, unpack(f))
-  local function more(i, by) return string.format('%.17g', tonumber(was[i] or 0) + by) end
-  redis.call('HSET', METRICS, f[1], more(1, 1), f[2], more(2, 1), f[3], more(3, math.max(value, 0)))
+  count(what, name, queue, bucket)
+  redis.call('HINCRBYFLOAT', METRICS, table.concat({what, name, queue, 'sum'}, '|'), math.max(value, 0))
 end
-
-local job, step = KEYS[1], table.remove(ARGV, 1)
-local steps = {}
 
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
 -- makes them last, so that a sender that dies in between blocks nothing.
@@ -109,6 +102,7 @@ function steps.start()
       return wait_for(holder)
     end
     redis.call('SET', 'lock:' .. name, id, 'PX', LEASE)
+    redis.call('HSET', job, 'locked', 1)
   end
 
   if state == 'running' then  -- the last run ended without a word: its worker died
@@ -122,11 +116,12 @@ function steps.start()
 
   redis.call('SET', lease, ARGV[3], 'PX', LEASE)
   local attempt = tonumber(attempts or 0) + 1
-  redis.call('HSET', job, 'state', 'running', 'run_at', now, 'queue', queue, 'seq', seq, 'started_at', started_at or now,
-    'attempts', attempt)
+  redis.call('HSET', job, 'state', 'running', 'run_at', ARGV[2], 'queue', queue, 'seq', ARGV[6], 'attempts', attempt,
+    'started_at', started_at or ARGV[2])
   if due_at or message or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
-  count_and_observe('started', '', 'wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
-  return {'run', attempt}
+  count('started', name, queue, '')
+  observe('wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
+  return {'run', attempt}, 'running', queue, ARGV[2]
 end
 
 -- A run ended: state, result, idempotency key, lock, dead letter and counters change together, once. The first end counts.
@@ -134,19 +129,20 @@ end
 --       9 seq ('' = the same message comes again), 10 key ('' = none), 11 dead letter ('' = none), 12… field, value pairs
 function steps.finish()
   local id, now, state, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[7], ARGV[8]
-  local was, run_at, due_at = unpack(redis.call('HMGET', job, 'state', 'run_at', 'due_at'))
+  local was, run_at, due_at, locked = unpack(redis.call('HMGET', job, 'state', 'run_at', 'due_at', 'locked'))
   if final(was) then return 0 end
-  local holder = redis.call('GET', job .. ':lease')
-  if not final(state) and ARGV[3] ~= '' and holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
+  local holder = not final(state) and ARGV[3] ~= '' and redis.call('GET', job .. ':lease')
+  if holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
 
   if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
   if final(state) and due_at then redis.call('HDEL', job, 'due_at') end
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
-  if holder then redis.call('DEL', job .. ':lease') end
-  if redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
+  redis.call('DEL', job .. ':lease')
+  if locked and redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
   if was == 'running' then
-    count_and_observe('finished', ARGV[5], 'duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
+    count('finished', name, queue, ARGV[5])
+    observe('duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
   end
   if ARGV[6] ~= '' then
     redis.call('SET', 'celery-task-meta-' .. id, ARGV[6], 'EX', RESULT_TTL)
@@ -166,7 +162,7 @@ function steps.finish()
     redis.call('SET', 'dead:' .. id, ARGV[11])
     redis.call('HINCRBY', 'dead:queues', queue, redis.call('ZADD', 'dead', now, id))
   end
-  return 1
+  return 1, state, queue
 end
 
 -- Cancel what has not started; ask what runs to stop. Returns the state that the job was in.
@@ -193,5 +189,3 @@ function steps.replay()
   redis.call('EXPIRE', job, RECORD_TTL)
   return redis.call('HGET', job, 'replayed_as')
 end
-
-return after(steps[step]())

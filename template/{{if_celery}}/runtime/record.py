@@ -7,6 +7,7 @@ counters never disagree. Keys: `job:<id>` (hash), `job:<id>:lease` (who runs it)
 """
 
 import json
+import re
 import time
 from datetime import datetime
 from functools import cache
@@ -61,7 +62,7 @@ class Records:
     """The steps of record.lua, bound to one Redis client."""
 
     def __init__(self, client: Redis) -> None:
-        self.client = client
+        self.client = self.connection = client
         conf = settings()
         constants = {
             "RESERVED": RESERVED_FOR,
@@ -73,12 +74,16 @@ class Records:
             "WAIT_BUCKETS": f"{{{','.join(map(str, WAIT_BUCKETS))}}}",
             "DURATION_BUCKETS": f"{{{','.join(map(str, DURATION_BUCKETS))}}}",
         }
-        values = "".join(f"local {name} = {value}\n" for name, value in constants.items())
-        script = (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
-        self._script = client.register_script(values + transport.AFTER_EACH_STEP + script)
+        text = (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
+        shared = transport.AFTER_EACH_STEP + text.partition("\nfunction steps.")[0]
+        self._steps = {}  # a script each: Redis makes anew, at each call, whatever a script defines
+        for name, body in re.findall(r"^function steps\.(\w+)\(\)$(.*?)^end$", text, re.MULTILINE | re.DOTALL):
+            script = f"{shared}\nlocal function step(){body}end\nreturn after(step())"
+            values = [f"local {constant} = {value}\n" for constant, value in constants.items() if constant in script]
+            self._steps[name] = client.register_script("".join(values) + script)
 
     def _step(self, step: str, job_id: Any, *args: Any) -> Any:
-        return self._script(keys=[job_key(job_id)], args=[step, *args])
+        return self._steps[step](keys=[job_key(job_id)], args=args, client=self.connection)
 
     def reserve(
         self, job_id: str, name: str, key: str, fingerprint: str, record: Record, followers: Record, *, take_over: bool

@@ -96,16 +96,8 @@ class JobBackend(RedisBackend):
             reason = dead_letters.reason(request, error or "")
             letter = dead_letters.encode(request, reason, error or "", traceback)
             outcome = "timed_out" if reason == "timed out" else outcome
-        records().finish(
-            request,
-            ours,
-            outcome,
-            result=str(self.encode(meta)),
-            letter=letter,
-            error=error,
-            result_size=request.get("result_size"),
-            due_at=request.get("due_at"),
-        )
+        details = {"error": error, "result_size": request.get("result_size"), "due_at": request.get("due_at")}
+        records().finish(request, ours, outcome, result=str(self.encode(meta)), letter=letter, **details)
         return result
 
     def mark_as_failure(

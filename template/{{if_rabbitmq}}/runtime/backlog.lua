@@ -1,16 +1,20 @@
 -- RabbitMQ tells how many messages a queue holds, not which of them are due nor since when: so each step of record.lua notes
 -- where it has left its job. Keys: `backlog:<queue>`, due times of what waits; `running:<queue>`, start times.
-local function after(reply)
-  local id = string.sub(KEYS[1], 5)
-  local state, queue, due_at, submitted_at, run_at, reserved =
-    unpack(redis.call('HMGET', KEYS[1], 'state', 'queue', 'due_at', 'submitted_at', 'run_at', 'reserved'))
+local function after(reply, state, queue, since)
+  local id, reserved = string.sub(KEYS[1], 5), false
+  if not state then
+    local due_at, submitted_at, run_at
+    state, queue, due_at, submitted_at, run_at, reserved =
+      unpack(redis.call('HMGET', KEYS[1], 'state', 'queue', 'due_at', 'submitted_at', 'run_at', 'reserved'))
+    since = state == 'running' and run_at or due_at or submitted_at
+  end
   if not queue or queue == '' or reserved then return reply end
   if state == 'running' then
     redis.call('ZREM', 'backlog:' .. queue, id)
-    redis.call('ZADD', 'running:' .. queue, run_at, id)
+    redis.call('ZADD', 'running:' .. queue, since, id)
   elseif state == 'queued' or state == 'scheduled' or state == 'retrying' then
     redis.call('ZREM', 'running:' .. queue, id)
-    redis.call('ZADD', 'backlog:' .. queue, due_at or submitted_at, id)
+    redis.call('ZADD', 'backlog:' .. queue, since, id)
   elseif redis.call('ZREM', 'running:' .. queue, id) == 0 then
     redis.call('ZREM', 'backlog:' .. queue, id)
   end
