@@ -1,4 +1,5 @@
-"""How long `copier copy` of the default service takes, beside a template of one file: start-up, git and all.
+"""How long `copier copy` and `copier update` of the default service take, beside a template of one file: start-up, git
+and all. The update is to a release in which one file differs; beside the one file is an answers file, as it must be.
 
     uv run --frozen python tests/benchmarks/copier_copy.py --rounds 7
 
@@ -8,6 +9,7 @@ time is the one which neighbours on the machine disturb least.
 
 import argparse
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -19,23 +21,21 @@ ROOT = Path(__file__).resolve().parents[2]
 GIT = ["git", "-c", "user.name=Benchmark", "-c", "user.email=benchmark@example.org", "-c", "commit.gpgsign=false"]
 
 
-def repository(folder: Path) -> Path:
-    """What lies in the folder, as a release."""
-    for arguments in (
-        ["init", "--quiet"],
-        ["add", "--all", "--force"],
-        ["commit", "--quiet", "-m", "One"],
-        ["tag", "v1"],
-    ):
-        subprocess.run([*GIT, *arguments], cwd=folder, check=True)
-    return folder
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run([*GIT, *arguments], cwd=folder, check=True)
 
 
-def seconds(template: Path, target: Path) -> tuple[float, float]:
-    """By the clock, and of CPU."""
-    copy = [sys.executable, "-m", "copier", "copy", "--quiet", "--defaults", str(template), str(target)]
+def commit(folder: Path, tag: str) -> None:
+    git(folder, "init", "--quiet")
+    git(folder, "add", "--all", "--force")
+    git(folder, "commit", "--quiet", "-m", tag)
+    git(folder, "tag", tag)
+
+
+def copier(command: str, *arguments: str | Path) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU."""
     started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(copy, check=True)
+    subprocess.run([sys.executable, "-m", "copier", command, "--quiet", "--defaults", *arguments], check=True)
     taken, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -46,20 +46,35 @@ def main() -> None:
     rounds = parser.parse_args().rounds
     with TemporaryDirectory() as scratch:
         ours, one_file = Path(scratch, "ours"), Path(scratch, "one-file")
-        subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", str(ROOT), str(ours)], check=True)
-        subprocess.run(["rm", "-rf", str(ours / ".git")], check=True)
+        git(Path(scratch), "clone", "--quiet", "--no-hardlinks", str(ROOT), str(ours))
+        shutil.rmtree(ours / ".git")
         one_file.mkdir()
         (one_file / "copier.yml").write_text("name: {type: str, default: service}\n")
         (one_file / "README.md.jinja").write_text("# {{ name }}\n")
-        taken: dict[Path, list[tuple[float, float]]] = {repository(ours): [], repository(one_file): []}
+        (one_file / "{{_copier_conf.answers_file}}.jinja").write_text("{{ _copier_answers | to_nice_yaml }}")
+        taken: dict[tuple[str, Path], list[tuple[float, float]]] = {}
+        for template, changed in ((ours, "template/README.md.jinja"), (one_file, "README.md.jinja")):
+            commit(template, "v1")
+            copier("copy", "--vcs-ref=v1", template, template.with_suffix(".copy"))
+            commit(template.with_suffix(".copy"), "copied")
+            with (template / changed).open("a") as file:
+                file.write("More.\n")
+            commit(template, "v2")
+            git(template, "gc", "--quiet")  # packed, as a server has it
         for number in range(rounds + 1):  # the first fills the caches
-            for template, times in taken.items():
-                times.append(seconds(template, Path(scratch, f"{template.name}-{number}")))
-    for number, what in enumerate(("clock", "CPU")):
-        own, one = ([time[number] for time in times[1:]] for times in taken.values())
-        ratio = statistics.median(a / b for a, b in zip(own, one, strict=True))
-        medians = f"default service {statistics.median(own):.2f} s, one file {statistics.median(one):.2f} s"
-        print(f"{what}: {medians}, {ratio:.2f} times ({rounds} rounds)")
+            for template in (ours, one_file):
+                folder = template.with_suffix(f".{number}")
+                taken.setdefault(("copy", template), []).append(copier("copy", template, folder))
+                shutil.rmtree(folder)
+                shutil.copytree(template.with_suffix(".copy"), folder, symlinks=True)
+                taken.setdefault(("update", template), []).append(copier("update", folder))
+                shutil.rmtree(folder)
+    for command in ("copy", "update"):
+        for number, what in enumerate(("clock", "CPU")):
+            own, one = ([time[number] for time in taken[command, side][1:]] for side in (ours, one_file))
+            ratio = statistics.median(a / b for a, b in zip(own, one, strict=True))
+            medians = f"default service {statistics.median(own):.2f} s, one file {statistics.median(one):.2f} s"
+            print(f"{command}, {what}: {medians}, {ratio:.2f} times ({rounds} rounds)")
 
 
 if __name__ == "__main__":
