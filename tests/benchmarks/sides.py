@@ -24,7 +24,7 @@ def noop() -> None: ...
 @job(retry=None)
 def stamp(sent: float) -> float: return time.time() - sent
 """
-FLAGS = ["worker", "-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
+FLAGS = ["-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
 
 
 class Side:
@@ -49,18 +49,8 @@ class Side:
         raise NotImplementedError
 
     def worker(self) -> subprocess.Popen[bytes]:
-        command = [
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            self.app_path,
-            *FLAGS,
-            "-Q",
-            self.queue,
-            "-n",
-            f"{self.queue}@%h",
-        ]
+        own = ["-A", self.app_path, "worker", "-Q", self.queue, "-n", f"{self.queue}@%h"]
+        command = [sys.executable, "-m", "celery", *own, *FLAGS]
         return subprocess.Popen(command, env=self.env, cwd=self.folder, start_new_session=True)
 
     def latency(self, samples: int) -> list[float]:
@@ -81,8 +71,8 @@ class Side:
 def throughput(sides: Sequence[Side], turns: int, seconds: float) -> Generator[list[tuple[float, float]]]:
     """Of each turn and side, jobs per second and milliseconds of the worker's CPU per job.
 
-    Both workers have the same queue of their own to empty, and one of them is stopped (SIGSTOP) while the other works:
-    on a machine whose speed changes within minutes, only what is seconds apart can be compared.
+    Each worker has a queue of its own to empty, and one is stopped (SIGSTOP) while the other works: on a machine whose
+    speed changes within minutes, only what is seconds apart can be compared.
     """
     for side in sides:
         side.clear()
@@ -111,7 +101,8 @@ def throughput(sides: Sequence[Side], turns: int, seconds: float) -> Generator[l
             yield [found[side] for side in sides]
     finally:
         for process in workers.values():
-            os.killpg(process.pid, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGCONT)
             stop(process)
 
 
