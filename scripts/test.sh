@@ -4,6 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/uv.sh
+unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
 
 "$uv" run --frozen ruff format --check .
 "$uv" run --frozen ruff check .
