@@ -5,7 +5,6 @@ import contextlib
 import importlib.metadata
 import os
 import platform
-import re
 import signal
 import statistics
 import subprocess
@@ -143,7 +142,8 @@ def on_one_broker(make: Callable[..., Side], bare: str) -> Generator[tuple[Side,
             with server:
                 environment = dict(server.environment)
                 ours = make("service", package, f"{package}.jobs.benchmark_probes", "default", folder, environment)
-                environment["REDIS_URL"] = os.environ["REDIS_URL"] = re.sub(r"/0$", "/1", environment["REDIS_URL"])
+                second = environment["REDIS_URL"].removesuffix("/0") + "/1"  # a database each: `clear` empties one
+                environment["REDIS_URL"] = os.environ["REDIS_URL"] = second
                 yield ours, make("hand-written", "bare", "bare", "bare", folder, environment)
         finally:
             probes.unlink(missing_ok=True)

@@ -156,6 +156,7 @@ def test_one_trace_leads_from_the_callers_span_through_the_request_to_every_atte
     assert attempts[0]["events"]["exception"]["exception.message"] == f"flaky {trace}: no answer"
     assert "Traceback" in attempts[0]["events"]["exception"]["exception.stacktrace"]
     assert {span["service"] for span in shared.spans(trace=trace)} == {"traced"}
+    assert shared.spans(trace=trace, kind="server") == [request], "the only one, also once all has been sent"
 
     told = [line for line in log_lines(service.workers[0]) if line.get("job_id") == job]
     assert {line["trace_id"] for line in told} == {trace}

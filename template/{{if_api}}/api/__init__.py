@@ -38,7 +38,7 @@ def create_app() -> FastAPI:
         version="1",
         description="Submit background jobs, follow them, and operate the queues behind them.",
         lifespan=_configured,
-        telemetry={"tracing": not telemetry.tracing},  # one span for each request, ours, which is in the job's trace
+        telemetry={"tracing": not telemetry.tracing},  # FastAPI's own spans would double ours
     )
     app.add_middleware(Access, tokens=[token.get_secret_value() for token in settings().api_tokens])
     if telemetry.tracing:

@@ -1,5 +1,6 @@
--- The steps of a job's life, each atomic, and by record.py each a script with what stands above them, the settings' values
--- (LEASE, RECORD_TTL …), and `after`, by which transport.py may note where a step left the job; some tell it with their reply.
+-- The steps of a job's life, each atomic. record.py makes a script of each, with what stands above them, the settings' values
+-- (LEASE, RECORD_TTL …), and `after`, by which transport.py may note where a step left the job. A step that knows tells it behind
+-- its reply (state, queue, since when), which saves reading it.
 -- KEYS: 1 the job's record. ARGV: what the step says. For one Redis node: steps make other key names themselves.
 local METRICS, job = 'metrics', KEYS[1]
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end

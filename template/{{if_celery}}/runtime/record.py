@@ -62,7 +62,7 @@ class Records:
     """The steps of record.lua, bound to one Redis client."""
 
     def __init__(self, client: Redis) -> None:
-        self.client = self.connection = client
+        self.client = self.connection = client  # for steps a pool process has a connection of its own (ops/worker.py)
         conf = settings()
         constants = {
             "RESERVED": RESERVED_FOR,

@@ -2,7 +2,7 @@
 -- where it has left its job. Keys: `backlog:<queue>`, due times of what waits; `running:<queue>`, start times.
 local function after(reply, state, queue, since)
   local id, reserved = string.sub(KEYS[1], 5), false
-  if not state then
+  if not state then  -- the step did not tell
     local due_at, submitted_at, run_at
     state, queue, due_at, submitted_at, run_at, reserved =
       unpack(redis.call('HMGET', KEYS[1], 'state', 'queue', 'due_at', 'submitted_at', 'run_at', 'reserved'))
