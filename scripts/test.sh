@@ -1,84 +1,71 @@
 #!/bin/sh
-# Everything that must hold before a commit: the template's own code, every combination of answers, the promises of a
-# running service on each stack, and a service's own tests. The stacks run beside each other: each test also waits.
+# Everything that must hold before a commit: the template's own code, every combination of answers, updates, the promises of a
+# running service on each stack, and a service's own tests. Four suites at a time, since each also waits; what does not hold
+# beside the others must hold alone.
+#
+#     sh scripts/test.sh                 all of it
+#     sh scripts/test.sh SUITE [OPTION…] one suite, with options of pytest
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/uv.sh
 unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
+SUITES='render temporal rabbitmq celery arq temporal-alone update
+  service-celery service-arq service-temporal service-rabbitmq' # the longest first
 
-"$uv" run --frozen ruff format --check .
-"$uv" run --frozen ruff check .
-"$uv" run --frozen ty check
+if [ ! "${1:-}" ]; then
+  "$uv" run --frozen ruff format --check .
+  "$uv" run --frozen ruff check .
+  "$uv" run --frozen ty check
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+  SCRATCH=$(mktemp -d)
+  trap 'rm -rf "$SCRATCH"' EXIT
+  export SCRATCH
+  # shellcheck disable=SC2016 # the inner shell expands it
+  printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c 'sh "$0" "$1" >"$SCRATCH/$1.log" 2>&1 && : >"$SCRATCH/$1.held" || :' "$PWD/scripts/test.sh" SUITE
+  failed=
+  for suite in $SUITES; do
+    told=held
+    [ -e "$SCRATCH/$suite.held" ] || told=FAILED failed="$failed $suite"
+    printf '\n======== %s: %s\n' "$suite" "$told"
+    cat "$SCRATCH/$suite.log"
+  done
+  for suite in $failed; do
+    printf '\n======== %s, alone: what failed\n' "$suite"
+    sh scripts/test.sh "$suite" --last-failed
+  done
+  exit
+fi
 
-RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh)
-sh scripts/temporal.sh >"$scratch/temporal.cli" &
-cli=$!
-"$uv" run --frozen pytest tests/update >"$scratch/update.log" 2>&1 &
-updates=$! told=held
-"$uv" run --frozen pytest tests/render
-wait "$updates" || told=FAILED
-printf '\n======== updates: %s\n' "$told"
-cat "$scratch/update.log"
-[ "$told" = held ]
-wait "$cli"
-TEMPORAL_CLI=$(cat "$scratch/temporal.cli")
-export TEMPORAL_CLI RABBITMQ_SERVER
-
-contract() { # NAME [PYTEST-OPTION…]
-  name=$1
-  shift
-  set -- "$@" -o "cache_dir=$scratch/$name.cache"
-  case $name in
-    rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
-      set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'
-      for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \
-        health_and_metrics settings; do
-        set -- "$@" "tests/contract/test_$file.py"
-      done
-      ;;
-    temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two
-    temporal)
-      set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract
-      ;;
-    *) set -- "$@" --stack "$name" tests/contract ;;
-  esac
-  "$uv" run --frozen pytest "$@"
-}
-
-service() {
-  case $1 in
-    temporal-alone) return ;; # has one already
-    rabbitmq) set -- "$1" --data broker=rabbitmq --data schedules=database --data 'monitoring=[prometheus, flower]' ;;
-    *) set -- "$1" --data "stack=$1" ;;
-  esac
-  folder=$scratch/$1
-  shift
-  "$uv" run --frozen copier copy --quiet --overwrite --defaults "$@" --vcs-ref HEAD "$PWD" "$folder" &&
-    (cd "$folder" && "$uv" run pytest)
-}
-
-prove() {
-  if contract "$1" && : >"$scratch/$1.held" && service "$1"; then
-    : >"$scratch/$1.passed"
-  fi >"$scratch/$1.log" 2>&1
-}
-
-for lane in temporal rabbitmq celery 'arq temporal-alone'; do
-  for name in $lane; do prove "$name"; done &
-done
-wait
-failed=
-for name in celery arq temporal temporal-alone rabbitmq; do
-  told=held
-  [ -e "$scratch/$name.passed" ] || told=FAILED failed="$failed $name"
-  printf '\n======== %s: %s\n' "$name" "$told"
-  cat "$scratch/$name.log"
-done
-for name in $failed; do # what did not hold beside the other suites must hold alone
-  printf '\n======== %s, alone: what failed\n' "$name"
-  [ -e "$scratch/$name.held" ] || contract "$name" --last-failed # of a suite that was killed, all
-  service "$name"
-done
+suite=$1 stack=${1#service-}
+shift
+[ ! "${SCRATCH:-}" ] || set -- "$@" -o "cache_dir=$SCRATCH/$suite.cache" # they run beside each other
+case $stack in
+  temporal*) TEMPORAL_CLI=$(sh scripts/temporal.sh) && export TEMPORAL_CLI ;;
+  rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh) && export RABBITMQ_SERVER ;;
+esac
+case $suite in
+  render | update) set -- "$@" "tests/$suite" ;;
+  celery | arq) set -- "$@" --stack "$suite" tests/contract ;;
+  temporal) set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract ;;
+  temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two
+  rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
+    set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'
+    for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \
+      health_and_metrics settings; do
+      set -- "$@" "tests/contract/test_$file.py"
+    done
+    ;;
+  service-*)
+    answers="--data stack=$stack"
+    [ "$stack" != rabbitmq ] || answers='--data broker=rabbitmq --data schedules=database --data monitoring=[prometheus,flower]'
+    folder=${SCRATCH:-.workbench}/$suite
+    "$uv" run --frozen copier copy --quiet --overwrite --defaults $answers --vcs-ref HEAD "$PWD" "$folder"
+    cd "$folder"
+    exec "$uv" run pytest "$@"
+    ;;
+  *)
+    echo "There is no suite $suite; there are $SUITES." >&2
+    exit 1
+    ;;
+esac
+exec "$uv" run --frozen pytest "$@"

@@ -271,6 +271,7 @@ def test_a_schedule_whose_job_is_gone_is_disabled_with_an_alarm_and_the_others_g
 ) -> None:
     admin.put("orphan", task="seasonal", kwargs="{}")
     service.told("seasonal", 1)
+    until(lambda: schedule(service, "orphan")["last_run_at"], 10)  # noted after the job is sent; `release` kills
     release(service, schedulers, every=3600)
     told = until(lambda: found if (found := schedule(service, "orphan"))["problem"] else None, 20)
     assert "there is no job 'seasonal'" in told["problem"]

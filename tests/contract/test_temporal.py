@@ -60,6 +60,39 @@ async def main(address, queue, name, *arguments):
 
 asyncio.run(main(*sys.argv[1:]))
 """
+# Ends the next run of a queue's activities as its worker would, with this result or failure; says whose it was.
+END_RUN = """
+import asyncio, json, sys
+from temporalio.api.common.v1 import Payload, Payloads
+from temporalio.api.failure.v1 import ApplicationFailureInfo, Failure
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    PollActivityTaskQueueRequest, RespondActivityTaskCompletedRequest, RespondActivityTaskFailedRequest,
+)
+from temporalio.client import Client
+
+async def main(address, queue, result):
+    server = (await Client.connect(address)).workflow_service
+    ask = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name=queue), identity="another")
+    task = await server.poll_activity_task_queue(ask)
+    book = json.loads(task.heartbeat_details.payloads[0].data)
+    book.update(ended=2, lost=1, runs=[["lost", 0, 0], ["succeeded" if result else "dead", 0, 0]])
+    written, kind = json.dumps(book).encode(), {"encoding": b"json/plain"}
+    about = {"namespace": "default", "task_token": task.task_token}
+    if result:
+        payload = Payload(metadata={**kind, "job-book": written}, data=result.encode())
+        answer = RespondActivityTaskCompletedRequest(**about, result=Payloads(payloads=[payload]))
+        await server.respond_activity_task_completed(answer)
+    else:
+        details = Payloads(payloads=[Payload(metadata=kind, data=written)])
+        why = ApplicationFailureInfo(type="permanent", non_retryable=True, details=details)
+        failure = Failure(message="no", application_failure_info=why)
+        await server.respond_activity_task_failed(RespondActivityTaskFailedRequest(**about, failure=failure))
+    print(task.workflow_execution.workflow_id, end="", flush=True)
+    await asyncio.sleep(0.05)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 ONE_SLOT = """
 from dataclasses import replace
 from {package}.ops.worker import run_worker
@@ -322,6 +355,24 @@ def test_a_job_goes_on_from_its_last_heartbeat_when_its_worker_is_killed(fragile
     numbers = [effect["number"] for effect in fragile.effects(label=label)]
     assert sorted(set(numbers)) == list(range(20))
     assert len(numbers) <= 22, "no more is repeated than what the last heartbeat had not told yet"
+
+
+@pytest.mark.parametrize("result", ['"uploaded"', ""])
+def test_a_job_whose_end_its_workflow_has_not_read_yet_still_tells_what_it_did(
+    installed: Installed, result: str
+) -> None:
+    with running(installed, **SOON) as service:
+        job = service.submit("steps", {"seconds": 1})
+        until(lambda: service.status(job)["progress"]["stage"] == "PROCESSING", 20)
+        service.workers[0].kill_group()
+        progress = service.status(job)["progress"]
+        assert ask(service, END_RUN, "default", result).decode() == workflow_of(job)
+        status = service.status(job)
+        assert (status["state"], status["attempts"], status["progress"]) == ("running", 2, progress)
+        service.start_worker()
+        ended = service.wait(job, "succeeded" if result else "failed")
+        assert (ended["attempts"], ended["progress"]) == (2, progress)
+        assert ended["started_at"] == status["started_at"]
 
 
 def test_a_question_that_nobody_answers_decides_itself(service: Service) -> None:

@@ -28,7 +28,7 @@ from ..contract import BrokerUnavailable, ContractError, DeadLetter, NotADeadLet
 from ..runtime.connection import NO_ANSWER, client
 from ..runtime.job import jobs
 from ..runtime.submission import JobId
-from . import status
+from . import history, status
 from .backlog import AT_ONCE, DEAD, ON_QUEUES, OPEN, count, moment, quoted
 
 FAILED = {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TIMED_OUT}
@@ -110,12 +110,12 @@ async def _of(found: WorkflowExecutionDescription) -> DeadLetter | None:
     if found.status == WorkflowExecutionStatus.RUNNING:
         if memo.state == "parked":
             return _letter(found, memo)
-        problem = await status.stuck(found)
+        problem = await history.stuck(found)
         return _letter(found, memo, {"error": problem, "replayable": False}) if problem else None
     gone = memo.state is not None or found.run_id in _deleted or status.extended(found).reset_run_id
     if found.status not in FAILED or gone:
         return None
-    error = memo.outcome.get("error") or await status.closing_words(found) or "failed"
+    error = memo.outcome.get("error") or await history.closing_words(found) or "failed"
     timed_out = found.status == WorkflowExecutionStatus.TIMED_OUT
     return _letter(found, memo, {"reason": "timed out" if timed_out else "unexpected", **memo.outcome, "error": error})
 
@@ -173,7 +173,7 @@ async def replay(job_id: str) -> Submission:
 
 async def _replay(job_id: str, wanted: JobId) -> Submission:
     found, letter = await _found(job_id)
-    if await status.stuck(found):
+    if await history.stuck(found):
         raise ContractError(
             f"job {job_id} is stuck in its own code: {letter.error}. Deploy the fix and it goes on; or discard it"
         )
@@ -209,7 +209,7 @@ async def discard(job_id: str) -> None:
         )
         await server.workflow_service.delete_workflow_execution(request)
         _deleted.add(found.run_id)
-    elif await status.stuck(found):
+    elif await history.stuck(found):
         await server.get_workflow_handle(found.id, run_id=found.run_id).terminate(reason="discarded")
     else:
         await _update(found, "discard", "discarded by a person")

@@ -106,7 +106,7 @@ async def _put(server: Client, schedule: Schedule) -> None:
         return ScheduleUpdate(replace(wanted, state=now.description.schedule.state))
 
     try:
-        if await _mark(await handle.describe()) == mark:
+        if await _mark(await _described(schedule.name)) == mark:
             return  # also what `resume` has changed stays
         await handle.update(change)
         log.info("schedule changed", schedule=schedule.name)

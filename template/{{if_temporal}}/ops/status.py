@@ -10,27 +10,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
-from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionIdentity
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.api.failure.v1 import Failure
 from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionExtendedInfo
-from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryReverseRequest
-from temporalio.client import (
-    WorkflowExecution,
-    WorkflowExecutionDescription,
-    WorkflowExecutionStatus,
-    WorkflowHistoryEventFilterType,
-)
-from temporalio.exceptions import ActivityError
+from temporalio.client import WorkflowExecution, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from ..contract import JobStatus, State, UnknownJob
 from ..runtime.connection import JOB_STATE, client
 from ..runtime.job import jobs
+from ..runtime.progress import Book
 from ..runtime.submission import JobId
 from ..settings import settings
 from .execution import HANDED_BACK, SNOOZED
 from .held import LOST
+from .history import close_event, closing_words, said, stuck, unread_book
 
 CLOSED: dict[WorkflowExecutionStatus, State] = {
     WorkflowExecutionStatus.COMPLETED: "succeeded",
@@ -92,48 +85,6 @@ async def describe(wanted: JobId) -> WorkflowExecutionDescription:
             raise UnknownJob(f"there is no job {wanted} (any more)") from error
         raise
     return found
-
-
-async def close_event(found: WorkflowExecution) -> Any:
-    """The last event of a workflow that has ended."""
-    handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
-    events = handle.fetch_history_events(event_filter_type=WorkflowHistoryEventFilterType.CLOSE_EVENT)
-    return [event async for event in events][-1]
-
-
-async def said(failure: Failure) -> str:
-    """What went wrong, in a step's own words, also where it travelled encrypted."""
-    error = await (await client()).data_converter.decode_failure(failure)
-    while isinstance(error, ActivityError) and error.cause:
-        error = error.cause
-    return str(getattr(error, "message", None) or error)
-
-
-async def closing_words(found: WorkflowExecution) -> str | None:
-    """Why a workflow ended that could not say so itself."""
-    event = await close_event(found)
-    if event.HasField("workflow_execution_failed_event_attributes"):
-        return await said(event.workflow_execution_failed_event_attributes.failure)
-    if event.HasField("workflow_execution_terminated_event_attributes"):
-        return event.workflow_execution_terminated_event_attributes.reason or "terminated"
-    return "timed out" if event.HasField("workflow_execution_timed_out_event_attributes") else None
-
-
-async def stuck(found: WorkflowExecutionDescription) -> str | None:
-    """What its own code raised, if that is why it does not go on: the server tries this task again and again."""
-    if found.raw_description.pending_workflow_task.attempt < 2:
-        return None
-    server = await client()
-    request = GetWorkflowExecutionHistoryReverseRequest(
-        namespace=server.namespace,
-        execution=WorkflowExecutionIdentity(workflow_id=found.id, run_id=found.run_id),
-        maximum_page_size=1,
-    )
-    answer = await server.workflow_service.get_workflow_execution_history_reverse(request)
-    for event in answer.history.events:  # later tries leave no event
-        if event.HasField("workflow_task_failed_event_attributes"):
-            return await said(event.workflow_task_failed_event_attributes.failure)
-    return None  # its worker was killed
 
 
 def began(found: WorkflowExecutionDescription) -> bool:
@@ -207,11 +158,18 @@ async def _open(fields: dict[str, Any], found: WorkflowExecutionDescription, mem
     chosen: dict[str, Any] = (running or told or [{**whole, "state": "running"}])[0]
     if job and job.workflow:  # it is one run, however many its steps have
         chosen = {**chosen, **whole, "state": "running" if chosen["state"] == "queued" else chosen["state"]}
+    elif not told and (book := await unread_book(found)):
+        chosen = {"state": "running", **_noted(Book(**book))}
     elif not told and memo.job.get("singleton") and not found.raw_description.pending_children:
         chosen = {"state": "queued", "attempts": 0, "progress": {"message": "waits until the other one has ended"}}
     if memo.waiting_for:
         chosen["progress"] = {"message": f"waits for {memo.waiting_for}", **chosen.get("progress", {})}
     return JobStatus.model_validate({**fields, **chosen})
+
+
+def _noted(book: Book) -> dict[str, Any]:
+    """Attempts, times and progress of a run that has ended."""
+    return {"attempts": book.attempt(book.ended), "started_at": book.started_at, "progress": book.progress}
 
 
 async def _activity(step: PendingActivityInfo, now: float) -> dict[str, Any]:

@@ -1,0 +1,81 @@
+"""What only a workflow's history tells: how it ended, why it does not go on, what a run that has just ended noted.
+
+Each costs a call, so it is asked only where the description leaves it open.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pydantic_core import from_json
+from temporalio.api.common.v1 import WorkflowExecution as WorkflowExecutionIdentity
+from temporalio.api.failure.v1 import Failure
+from temporalio.api.history.v1 import HistoryEvent
+from temporalio.api.workflowservice.v1 import GetWorkflowExecutionHistoryReverseRequest
+from temporalio.client import WorkflowExecution, WorkflowExecutionDescription, WorkflowHistoryEventFilterType
+from temporalio.common import RawValue
+from temporalio.exceptions import ActivityError
+
+from ..runtime.connection import client
+from .execution import BOOK
+
+
+async def close_event(found: WorkflowExecution) -> Any:
+    """The last event of a workflow that has ended."""
+    handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
+    events = handle.fetch_history_events(event_filter_type=WorkflowHistoryEventFilterType.CLOSE_EVENT)
+    return [event async for event in events][-1]
+
+
+async def said(failure: Failure) -> str:
+    """What went wrong, in a step's own words, also where it travelled encrypted."""
+    error = await (await client()).data_converter.decode_failure(failure)
+    while isinstance(error, ActivityError) and error.cause:
+        error = error.cause
+    return str(getattr(error, "message", None) or error)
+
+
+async def closing_words(found: WorkflowExecution) -> str | None:
+    """Why a workflow ended that could not say so itself."""
+    event = await close_event(found)
+    if event.HasField("workflow_execution_failed_event_attributes"):
+        return await said(event.workflow_execution_failed_event_attributes.failure)
+    if event.HasField("workflow_execution_terminated_event_attributes"):
+        return event.workflow_execution_terminated_event_attributes.reason or "terminated"
+    return "timed out" if event.HasField("workflow_execution_timed_out_event_attributes") else None
+
+
+async def stuck(found: WorkflowExecutionDescription) -> str | None:
+    """What its own code raised, if that is why it does not go on: the server tries this task again and again."""
+    if found.raw_description.pending_workflow_task.attempt < 2:
+        return None
+    for event in await _newest(found, 1):  # later tries leave no event
+        if event.HasField("workflow_task_failed_event_attributes"):
+            return await said(event.workflow_task_failed_event_attributes.failure)
+    return None  # its worker was killed
+
+
+async def unread_book(found: WorkflowExecutionDescription) -> Mapping[str, Any]:
+    """The book of an activity that has ended, which its workflow does not know yet; empty if there is none."""
+    converter = (await client()).data_converter
+    for event in await _newest(found, 10):
+        if event.HasField("workflow_task_completed_event_attributes"):
+            break
+        if event.HasField("activity_task_completed_event_attributes"):
+            result = event.activity_task_completed_event_attributes.result
+            [raw] = await converter.decode(result.payloads, [RawValue])
+            return from_json(raw.payload.metadata.get(BOOK, b"{}"))
+        if event.HasField("activity_task_failed_event_attributes"):
+            details = event.activity_task_failed_event_attributes.failure.application_failure_info.details
+            return next(iter(await converter.decode(details.payloads)), {})
+    return {}
+
+
+async def _newest(found: WorkflowExecution, events: int) -> Iterable[HistoryEvent]:
+    """So many of its events, the last one first."""
+    server = await client()
+    request = GetWorkflowExecutionHistoryReverseRequest(
+        namespace=server.namespace,
+        execution=WorkflowExecutionIdentity(workflow_id=found.id, run_id=found.run_id),
+        maximum_page_size=events,
+    )
+    return (await server.workflow_service.get_workflow_execution_history_reverse(request)).history.events
