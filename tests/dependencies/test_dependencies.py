@@ -34,6 +34,8 @@ def projects(matrix: Matrix) -> list[Service]:
     """One service for each distinct set of dependencies, on the oldest Python."""
     found = {}
     for service in matrix.each("pyproject.toml"):
+        if service.answers["python_version"] != PYTHONS[0]:
+            continue
         project = tomllib.loads(service.text("pyproject.toml"))
         wanted = [
             project["project"]["dependencies"],
