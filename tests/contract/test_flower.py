@@ -37,7 +37,8 @@ class Flower:
     def __init__(self, service: Service) -> None:
         self.service = service
         self.port, self.metrics_port = free_ports(2)
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", auth=LOGIN, timeout=10)
+        once = httpx.Limits(max_keepalive_connections=0)  # Tornado closes a connection after it has refused a request
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", auth=LOGIN, timeout=10, limits=once)
         self.start()
 
     def start(self) -> None:
