@@ -4,6 +4,7 @@ The defaults acknowledge early (a crash loses the job), publish without a bound 
 make a queue out of every typo.
 """
 
+import gc
 import math
 import ssl
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 from billiard.util import get_logger as pool_logger
 from celery import Celery
-from celery.signals import celeryd_init, setup_logging
+from celery.signals import celeryd_init, setup_logging, worker_before_create_process
 from kombu import Queue
 
 from . import broker
@@ -107,3 +108,10 @@ def _logging(**_: object) -> None:
 def _worker(**_: object) -> None:
     """What only a worker needs, also one started by `celery -A … worker`."""
     import_module(f"{__package__}.ops.worker")
+
+
+@worker_before_create_process.connect
+def _before_a_pool_process(**_: object) -> None:
+    """Its garbage collector leaves alone what it has from us; touched, that would be copied: 31 MB instead of 9."""
+    gc.collect()
+    gc.freeze()

@@ -1,8 +1,11 @@
 """What only Celery promises."""
 
+import re
+from pathlib import Path
+
 from .installed import Installed
 from .processes import until
-from .service import running
+from .service import Service, running
 
 
 def test_a_process_that_held_too_much_memory_is_replaced_and_no_job_is_lost(installed: Installed) -> None:
@@ -13,3 +16,13 @@ def test_a_process_that_held_too_much_memory_is_replaced_and_no_job_is_lost(inst
         assert service.metric("jobs_finished_total", job="noop", outcome="succeeded") == 6
         [log] = (service.folder / "logs").glob("*worker*.log")
         until(lambda: log.read_text().count("exceeding memory limit") == 6, 10)
+
+
+def test_processes_of_the_pool_share_the_memory_of_what_was_loaded_before_them(service: Service) -> None:
+    service.wait(service.submit("noop"))
+    main = service.workers[0].pid
+    pool = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+    assert pool
+    for process in pool:
+        used = dict(re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text()))
+        assert int(used["Private_Dirty"]) < int(used["Rss"]) / 3

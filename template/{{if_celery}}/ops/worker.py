@@ -155,10 +155,7 @@ class LeaseKeeper(threading.Thread):
 
 
 class LoopTicks(bootsteps.StartStopStep):
-    """Notes that the worker's event loop turns.
-
-    While the consumer is down (no broker, or a drain) no loop turns, and nothing is wrong with the worker.
-    """
+    """Notes that the worker's event loop turns; while the consumer is down (no broker, a drain) none has to."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     ticked_at = math.inf
@@ -198,11 +195,10 @@ def _keep_leases(sender: Any, **_: Any) -> None:
             health.beat(name)
 
     def ready() -> bool:
-        try:
+        with suppress(*UNAVAILABLE):
             broker.ping()
-        except UNAVAILABLE:
-            return False
-        return True
+            return True
+        return False
 
     keeper = LeaseKeeper(before=sign_of_life, after=enlist)
     keeper.start()
