@@ -21,7 +21,7 @@ else
   scratch=$(mktemp -d "$PWD/.tools/new.XXXXXX")
   trap 'rm -rf "$scratch"' EXIT
   found=
-  if command -v go >/dev/null && GOBIN=$scratch go install "github.com/temporalio/cli/cmd/temporal@$version" 2>"$scratch/log"; then
+  if command -v go >/dev/null && GOGC=400 GOBIN=$scratch go install "github.com/temporalio/cli/cmd/temporal@$version" 2>"$scratch/log"; then
     mkdir -p "${built%/*}"
     mv "$scratch/temporal" "$built"
     found=$built

@@ -11,24 +11,27 @@ from ..runtime.connection import redis
 from ..settings import settings
 from . import workers
 
+RUNNING = "-inf", "(0"  # scores of what runs
+
 
 def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     """Every queue with its backlog."""
     alive = workers.alive() if alive is None else alive
     now = time.time()
+    forgotten = now - settings().record_ttl
     with redis().pipeline(transaction=False) as pipe:
         pipe.hgetall("dead:queues")
         for queue in QUEUES:
-            for key in (f"backlog:{queue.name}", f"running:{queue.name}"):
-                pipe.zremrangebyscore(key, "-inf", now - settings().record_ttl)  # messages that somebody purged
-            pipe.zcount(f"backlog:{queue.name}", "-inf", now)
-            pipe.zcount(f"backlog:{queue.name}", f"({now}", "+inf")
-            pipe.zcard(f"running:{queue.name}")
-            pipe.zrange(f"backlog:{queue.name}", 0, 0, withscores=True)
+            key = f"backlog:{queue.name}"
+            pipe.zremrangebyscore(key, -forgotten, forgotten)  # messages that somebody purged
+            pipe.zcount(key, 0, now)
+            pipe.zcount(key, f"({now}", "+inf")
+            pipe.zcount(key, *RUNNING)
+            pipe.zrange(key, 0, "+inf", byscore=True, offset=0, num=1, withscores=True)
         dead, *counts = pipe.execute()
     found = []
     for index, queue in enumerate(QUEUES):
-        _, _, waiting, delayed, in_flight, oldest = counts[index * 6 : index * 6 + 6]
+        _, waiting, delayed, in_flight, oldest = counts[index * 5 : index * 5 + 5]
         found.append(
             QueueStatus(
                 name=queue.name,
@@ -48,5 +51,5 @@ def running() -> list[str]:
     """The ids of the jobs that run."""
     with redis().pipeline(transaction=False) as pipe:
         for queue in QUEUES:
-            pipe.zrange(f"running:{queue.name}", 0, -1)
+            pipe.zrange(f"backlog:{queue.name}", *RUNNING, byscore=True)
         return [str(job_id) for ids in pipe.execute() for job_id in ids]

@@ -1,5 +1,5 @@
 -- RabbitMQ tells how many messages a queue holds, not which of them are due nor since when: so each step of record.lua notes
--- where it has left its job. Keys: `backlog:<queue>`, due times of what waits; `running:<queue>`, start times.
+-- where it has left its job. Key: `backlog:<queue>`, by due times what waits, by start times below zero what runs.
 local function after(reply, state, queue, since)
   local id, reserved = string.sub(KEYS[1], 5), false
   if not state then  -- the step did not tell
@@ -10,12 +10,10 @@ local function after(reply, state, queue, since)
   end
   if not queue or queue == '' or reserved then return reply end
   if state == 'running' then
-    redis.call('ZREM', 'backlog:' .. queue, id)
-    redis.call('ZADD', 'running:' .. queue, since, id)
+    redis.call('ZADD', 'backlog:' .. queue, '-' .. since, id)
   elseif state == 'queued' or state == 'scheduled' or state == 'retrying' then
-    redis.call('ZREM', 'running:' .. queue, id)
     redis.call('ZADD', 'backlog:' .. queue, since, id)
-  elseif redis.call('ZREM', 'running:' .. queue, id) == 0 then
+  else
     redis.call('ZREM', 'backlog:' .. queue, id)
   end
   return reply
