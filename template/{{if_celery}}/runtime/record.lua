@@ -6,12 +6,12 @@ local METRICS, job = 'metrics', KEYS[1]
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
 local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
-local function count(...) redis.call('HINCRBY', METRICS, table.concat({...}, '|'), 1) end
+local function count(what, name, queue, n, by) redis.call('HINCRBY', METRICS, what..'|'..name..'|'..queue..'|'..n, by or 1) end
 local function observe(what, name, queue, value, buckets)
   local bucket = 1
   while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
   count(what, name, queue, bucket)
-  redis.call('HINCRBYFLOAT', METRICS, table.concat({what, name, queue, 'sum'}, '|'), math.max(value, 0))
+  count(what, name, queue, 'us', string.format('%d', math.max(value, 0) * 1e6))
 end
 
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
@@ -63,8 +63,8 @@ end
 function steps.start()
   local id, now, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
   local lease, claim = job .. ':lease', claim_of(name, ARGV[7])
-  local state, was_seq, ended_seq, cancel, started_at, attempts, due_at, message, reserved = unpack(redis.call('HMGET', job,
-    'state', 'seq', 'ended_seq', 'cancel', 'started_at', 'attempts', 'due_at', 'message', 'reserved'))
+  local state, was_seq, ended_seq, cancel, started_at, attempts, reserved = unpack(redis.call('HMGET', job,
+    'state', 'seq', 'ended_seq', 'cancel', 'started_at', 'attempts', 'reserved'))
 
   local function wait_for(other)
     redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + 2, 'message', 'waiting for ' .. other)
@@ -82,7 +82,7 @@ function steps.start()
   end
   if cancel then return {'cancelled', ''} end
 
-  local owner = redis.call('GET', lease)
+  local owner = state == 'running' and redis.call('GET', lease)
   if owner == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
   if owner then return {'busy', seq > running and 200 or math.max(redis.call('PTTL', lease), 1)} end  -- 200: its sender still runs
 
@@ -119,7 +119,7 @@ function steps.start()
   local attempt = tonumber(attempts or 0) + 1
   redis.call('HSET', job, 'state', 'running', 'run_at', ARGV[2], 'queue', queue, 'seq', ARGV[6], 'attempts', attempt,
     'started_at', started_at or ARGV[2])
-  if due_at or message or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
+  if state ~= 'queued' or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
   count('started', name, queue, '')
   observe('wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
   return {'run', attempt}, 'running', queue, ARGV[2]
@@ -130,13 +130,13 @@ end
 --       9 seq ('' = the same message comes again), 10 key ('' = none), 11 dead letter ('' = none), 12… field, value pairs
 function steps.finish()
   local id, now, state, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[7], ARGV[8]
-  local was, run_at, due_at, locked = unpack(redis.call('HMGET', job, 'state', 'run_at', 'due_at', 'locked'))
+  local was, run_at, locked = unpack(redis.call('HMGET', job, 'state', 'run_at', 'locked'))
   if final(was) then return 0 end
   local holder = not final(state) and ARGV[3] ~= '' and redis.call('GET', job .. ':lease')
   if holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
 
   if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
-  if final(state) and due_at then redis.call('HDEL', job, 'due_at') end
+  if final(state) and was ~= 'running' then redis.call('HDEL', job, 'due_at') end
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
   redis.call('DEL', job .. ':lease')
