@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 from uuid import uuid4
 
@@ -89,6 +90,21 @@ async def main(address, queue, result):
         failure = Failure(message="no", application_failure_info=why)
         await server.respond_activity_task_failed(RespondActivityTaskFailedRequest(**about, failure=failure))
     print(task.workflow_execution.workflow_id, end="", flush=True)
+    await asyncio.sleep(0.05)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+# Describes a job at once, and says its status when a line comes.
+STATUS_LATER = """
+import asyncio, sys
+from {package}.ops.status import describe, status_of
+from {package}.runtime.submission import JobId
+
+async def main(job):
+    found = await describe(JobId.parse(job))
+    print("described", flush=True)
+    sys.stdin.readline()
+    print((await status_of(found)).model_dump_json(), flush=True)
     await asyncio.sleep(0.05)
 
 asyncio.run(main(*sys.argv[1:]))
@@ -369,8 +385,14 @@ def test_a_job_whose_end_its_workflow_has_not_read_yet_still_tells_what_it_did(
         assert ask(service, END_RUN, "default", result).decode() == workflow_of(job)
         status = service.status(job)
         assert (status["state"], status["attempts"], status["progress"]) == ("running", 2, progress)
-        service.start_worker()
-        ended = service.wait(job, "succeeded" if result else "failed")
+        later = [installed.python, "-c", STATUS_LATER.format(package=installed.package), job]
+        with subprocess.Popen(later, env=service.environment, stdin=PIPE, stdout=PIPE, text=True) as slow:
+            assert slow.stdout
+            slow.stdout.readline()
+            service.start_worker()
+            ended = service.wait(job, "succeeded" if result else "failed")
+            told = json.loads(slow.communicate("go on\n", timeout=20)[0])
+        assert {**told, "stalled": False} == {**status, "stalled": False}, "what it was when it was looked at"
         assert (ended["attempts"], ended["progress"]) == (2, progress)
         assert ended["started_at"] == status["started_at"]
 
