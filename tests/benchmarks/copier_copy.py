@@ -1,9 +1,10 @@
 """How long `copier copy` and `copier update` of the default service take, beside a template of one file: start-up, git
 and all. The update is to a release in which one file differs; beside the one file is an answers file, as it must be.
+A third template has as many files as the service, all plain, and asks nothing: what it takes is Copier's own.
 
     uv run --frozen python tests/benchmarks/copier_copy.py --rounds 7
 
-The two take turns, so that a busy moment hits both. Prints medians, and the median of the rounds' ratios; that of CPU
+They take turns, so that a busy moment hits both. Prints medians, and the median of the rounds' ratios; that of CPU
 time is the one which neighbours on the machine disturb least.
 """
 
@@ -41,30 +42,45 @@ def copier(command: str, *arguments: str | Path) -> tuple[float, float]:
     return taken, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def prepare(template: Path, changed: str) -> None:
+    """Two releases that differ in this file, and a copy of the first."""
+    commit(template, "v1")
+    copied = template.with_suffix(".copy")
+    copier("copy", "--vcs-ref=v1", template, copied)
+    commit(copied, "copied")
+    with (template / changed).open("a") as file:
+        file.write("More.\n")
+    commit(template, "v2")
+    git(template, "gc", "--quiet")  # packed, as a server has it
+
+
+def git_files(folder: Path) -> list[str]:
+    return subprocess.check_output([*GIT, "ls-files"], cwd=folder, text=True).splitlines()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
     rounds = parser.parse_args().rounds
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # users have bytecode: an import takes a third of the time
     with TemporaryDirectory() as scratch:
-        ours, one_file = Path(scratch, "ours"), Path(scratch, "one-file")
+        ours, one_file, plain = Path(scratch, "ours"), Path(scratch, "one-file"), Path(scratch, "plain")
         git(Path(scratch), "clone", "--quiet", "--no-hardlinks", str(ROOT), str(ours))
         shutil.rmtree(ours / ".git")
         one_file.mkdir()
         (one_file / "copier.yml").write_text("name: {type: str, default: service}\n")
         (one_file / "README.md.jinja").write_text("# {{ name }}\n")
         (one_file / "{{_copier_conf.answers_file}}.jinja").write_text("{{ _copier_answers | to_nice_yaml }}")
+        prepare(ours, "template/README.md.jinja")
+        prepare(one_file, "README.md.jinja")
+        for number in range(len(git_files(ours.with_suffix(".copy")))):
+            (file := plain / str(number % 10) / f"{number}.py").parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("x = 1\n" * 100)
+        shutil.copy(one_file / "{{_copier_conf.answers_file}}.jinja", plain)
+        prepare(plain, "0/0.py")
         taken: dict[tuple[str, Path], list[tuple[float, float]]] = {}
-        for template, changed in ((ours, "template/README.md.jinja"), (one_file, "README.md.jinja")):
-            commit(template, "v1")
-            copier("copy", "--vcs-ref=v1", template, template.with_suffix(".copy"))
-            commit(template.with_suffix(".copy"), "copied")
-            with (template / changed).open("a") as file:
-                file.write("More.\n")
-            commit(template, "v2")
-            git(template, "gc", "--quiet")  # packed, as a server has it
         for number in range(rounds + 1):  # the first fills the caches
-            for template in (ours, one_file):
+            for template in (ours, one_file, plain):
                 folder = template.with_suffix(f".{number}")
                 taken.setdefault(("copy", template), []).append(copier("copy", template, folder))
                 shutil.rmtree(folder)
@@ -73,10 +89,12 @@ def main() -> None:
                 shutil.rmtree(folder)
     for command in ("copy", "update"):
         for number, what in enumerate(("clock", "CPU")):
-            own, one = ([time[number] for time in taken[command, side][1:]] for side in (ours, one_file))
-            ratio = statistics.median(a / b for a, b in zip(own, one, strict=True))
-            medians = f"default service {statistics.median(own):.2f} s, one file {statistics.median(one):.2f} s"
-            print(f"{command}, {what}: {medians}, {ratio:.2f} times ({rounds} rounds)")
+            one = [time[number] for time in taken[command, one_file][1:]]
+            print(f"{command}, {what}: one file {statistics.median(one):.2f} s ({rounds} rounds)")
+            for side, name in ((ours, "default service"), (plain, "as many plain files")):
+                own = [time[number] for time in taken[command, side][1:]]
+                ratio = statistics.median(a / b for a, b in zip(own, one, strict=True))
+                print(f"    {name} {statistics.median(own):.2f} s, {ratio:.2f} times")
 
 
 if __name__ == "__main__":
