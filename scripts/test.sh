@@ -21,7 +21,8 @@ if [ ! "${1:-}" ]; then
   trap 'rm -rf "$SCRATCH"' EXIT
   export SCRATCH
   # shellcheck disable=SC2016 # the inner shell expands it
-  printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c 'sh "$0" "$1" >"$SCRATCH/$1.log" 2>&1 && : >"$SCRATCH/$1.held" || :' "$PWD/scripts/test.sh" SUITE
+  one='sh scripts/test.sh "$1" >"$SCRATCH/$1.log" 2>&1 && : >"$SCRATCH/$1.held" || :'
+  printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c "$one" sh SUITE
   failed=
   for suite in $SUITES; do
     told=held

@@ -82,7 +82,7 @@ function steps.start()
   end
   if cancel then return {'cancelled', ''} end
 
-  local owner = state == 'running' and redis.call('GET', lease)
+  local owner = state == 'running' and redis.call('GET', lease)  -- in other states nobody has one
   if owner == ARGV[3] then return {'run', ''} end  -- asked again: the first answer was lost
   if owner then return {'busy', seq > running and 200 or math.max(redis.call('PTTL', lease), 1)} end  -- 200: its sender still runs
 
