@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that must hold before a commit: the template's own code, every combination of answers, updates, the promises of a
 # running service on each stack, and a service's own tests. Four suites at a time, since each also waits; what does not hold
-# beside the others must hold alone.
+# beside the others, of a running service, must hold alone.
 #
 #     sh scripts/test.sh                 all of it
 #     sh scripts/test.sh SUITE [OPTION…] one suite, with options of pytest
@@ -10,26 +10,27 @@ cd "$(dirname "$0")/.."
 . scripts/uv.sh
 unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
 SUITES='render temporal rabbitmq celery arq temporal-alone update
-  service-celery service-arq service-temporal service-rabbitmq' # the longest first
+  service-celery service-arq service-temporal service-rabbitmq' # the long ones first
 
 if [ ! "${1:-}" ]; then
   "$uv" run --frozen ruff format --check .
   "$uv" run --frozen ruff check .
   "$uv" run --frozen ty check
 
-  SCRATCH=$(mktemp -d)
-  trap 'rm -rf "$SCRATCH"' EXIT
-  export SCRATCH
+  TEST_SCRATCH=$(mktemp -d)
+  trap 'rm -rf "$TEST_SCRATCH"' EXIT
+  export TEST_SCRATCH
   # shellcheck disable=SC2016 # the inner shell expands it
-  one='sh scripts/test.sh "$1" >"$SCRATCH/$1.log" 2>&1 && : >"$SCRATCH/$1.held" || :'
+  one='sh scripts/test.sh "$1" >"$TEST_SCRATCH/$1.log" 2>&1 && : >"$TEST_SCRATCH/$1.held" || :'
   printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c "$one" sh SUITE
   failed=
   for suite in $SUITES; do
     told=held
-    [ -e "$SCRATCH/$suite.held" ] || told=FAILED failed="$failed $suite"
+    [ -e "$TEST_SCRATCH/$suite.held" ] || told=FAILED failed="$failed $suite"
     printf '\n======== %s: %s\n' "$suite" "$told"
-    cat "$SCRATCH/$suite.log"
+    cat "$TEST_SCRATCH/$suite.log"
   done
+  case $failed in *render* | *update*) exit 1 ;; esac # these wait for nothing
   for suite in $failed; do
     printf '\n======== %s, alone: what failed\n' "$suite"
     sh scripts/test.sh "$suite" --last-failed
@@ -39,10 +40,10 @@ fi
 
 suite=$1 stack=${1#service-}
 shift
-[ ! "${SCRATCH:-}" ] || set -- "$@" -o "cache_dir=$SCRATCH/$suite.cache" # they run beside each other
+[ ! "${TEST_SCRATCH:-}" ] || set -- "$@" -o "cache_dir=$TEST_SCRATCH/$suite.cache" # they run beside each other
 case $stack in
-  temporal*) TEMPORAL_CLI=$(sh scripts/temporal.sh) && export TEMPORAL_CLI ;;
-  rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh) && export RABBITMQ_SERVER ;;
+  temporal*) TEMPORAL_CLI=$(sh scripts/temporal.sh); export TEMPORAL_CLI ;; # not &&, which would hide that it failed
+  rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh); export RABBITMQ_SERVER ;;
 esac
 case $suite in
   render | update) set -- "$@" "tests/$suite" ;;
@@ -59,7 +60,7 @@ case $suite in
   service-*)
     answers="--data stack=$stack"
     [ "$stack" != rabbitmq ] || answers='--data broker=rabbitmq --data schedules=database --data monitoring=[prometheus,flower]'
-    folder=${SCRATCH:-.workbench}/$suite
+    folder=${TEST_SCRATCH:-.workbench}/$suite
     "$uv" run --frozen copier copy --quiet --overwrite --defaults $answers --vcs-ref HEAD "$PWD" "$folder"
     cd "$folder"
     exec "$uv" run pytest "$@"

@@ -96,7 +96,7 @@ class Engine(Protocol):
     async def counts(self) -> dict[str, float]:
         """The fleet's counters, by name: `started|job|queue|`, `finished|job|queue|outcome`, `enqueued|job|queue|`.
 
-        And `wait|job|queue|n`, `duration|job|queue|n`: runs in bucket n, from 1; n = `sum`, `us`: their seconds, µs.
+        And `wait|job|queue|n`, `duration|job|queue|n`: how many fell into bucket n, from 1; with n = `sum`: seconds.
         """
 
     async def close(self) -> None:

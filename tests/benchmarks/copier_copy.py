@@ -54,10 +54,6 @@ def prepare(template: Path, changed: str) -> None:
     git(template, "gc", "--quiet")  # packed, as a server has it
 
 
-def git_files(folder: Path) -> list[str]:
-    return subprocess.check_output([*GIT, "ls-files"], cwd=folder, text=True).splitlines()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -73,7 +69,8 @@ def main() -> None:
         (one_file / "{{_copier_conf.answers_file}}.jinja").write_text("{{ _copier_answers | to_nice_yaml }}")
         prepare(ours, "template/README.md.jinja")
         prepare(one_file, "README.md.jinja")
-        for number in range(len(git_files(ours.with_suffix(".copy")))):
+        listed = subprocess.check_output([*GIT, "ls-files"], cwd=ours.with_suffix(".copy"), text=True)
+        for number in range(len(listed.splitlines())):
             (file := plain / str(number % 10) / f"{number}.py").parent.mkdir(parents=True, exist_ok=True)
             file.write_text("x = 1\n" * 100)
         shutil.copy(one_file / "{{_copier_conf.answers_file}}.jinja", plain)

@@ -200,8 +200,7 @@ def _histograms(counts: dict[str, float]) -> Iterator[Metric]:
         for (job, queue), buckets in sorted(series.items()):
             edges = [*map(str, bounds), "+Inf"]
             totals = accumulate(buckets.get(str(i), 0.0) for i in range(1, len(edges) + 1))
-            seconds = buckets.get("sum", 0.0) + buckets.get("us", 0.0) / 1e6
-            family.add_metric([job, queue], list(zip(edges, totals, strict=True)), seconds)
+            family.add_metric([job, queue], list(zip(edges, totals, strict=True)), buckets.get("sum", 0.0))
         yield family
 
 

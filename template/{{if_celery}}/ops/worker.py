@@ -155,7 +155,7 @@ class LeaseKeeper(threading.Thread):
 
 
 class LoopTicks(bootsteps.StartStopStep):
-    """Notes that the worker's event loop turns; while the consumer is down (no broker, a drain) none has to."""
+    """Notes that the worker's event loop turns; it need not while the consumer is down (no broker, or a drain)."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
     ticked_at = math.inf

@@ -6,12 +6,13 @@ local METRICS, job = 'metrics', KEYS[1]
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
 local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
-local function count(what, name, queue, n, by) redis.call('HINCRBY', METRICS, what..'|'..name..'|'..queue..'|'..n, by or 1) end
+local function field(what, name, queue, which) return what .. '|' .. name .. '|' .. queue .. '|' .. which end
+local function count(...) redis.call('HINCRBY', METRICS, field(...), 1) end
 local function observe(what, name, queue, value, buckets)
   local bucket = 1
   while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
   count(what, name, queue, bucket)
-  count(what, name, queue, 'us', string.format('%d', math.max(value, 0) * 1e6))
+  redis.call('HINCRBYFLOAT', METRICS, field(what, name, queue, 'sum'), math.max(value, 0))
 end
 
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`

@@ -23,7 +23,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
         pipe.hgetall("dead:queues")
         for queue in QUEUES:
             key = f"backlog:{queue.name}"
-            pipe.zremrangebyscore(key, -forgotten, forgotten)  # messages that somebody purged
+            pipe.zremrangebyscore(key, -forgotten, forgotten)  # of both kinds: messages that somebody purged
             pipe.zcount(key, 0, now)
             pipe.zcount(key, f"({now}", "+inf")
             pipe.zcount(key, *RUNNING)

@@ -57,7 +57,7 @@ async def stuck(found: WorkflowExecutionDescription) -> str | None:
 async def unread_book(found: WorkflowExecutionDescription) -> Mapping[str, Any]:
     """The book of an activity that has ended, which its workflow does not know yet; empty if there is none."""
     converter = (await client()).data_converter
-    for event in await _newest(found, 10):
+    for event in await _newest(found, 10):  # a workflow's task that is tried again leaves some after it
         if event.event_id > found.history_length:
             continue  # what has come since then, the description does not know either
         if event.HasField("workflow_task_completed_event_attributes"):
