@@ -76,8 +76,7 @@ async def main(address, queue, result):
     server = (await Client.connect(address)).workflow_service
     ask = PollActivityTaskQueueRequest(namespace="default", task_queue=TaskQueue(name=queue), identity="another")
     task = await server.poll_activity_task_queue(ask)
-    told = task.heartbeat_details.payloads
-    book = json.loads(told[0].data) if told else {}
+    book = json.loads(task.heartbeat_details.payloads[0].data)
     book.update(ended=2, lost=1, runs=[["lost", 0, 0], ["succeeded" if result else "dead", 0, 0]])
     written, kind = json.dumps(book).encode(), {"encoding": b"json/plain"}
     about = {"namespace": "default", "task_token": task.task_token}
@@ -396,19 +395,6 @@ def test_a_job_whose_end_its_workflow_has_not_read_yet_still_tells_what_it_did(
         assert told == status, "what it was when it was looked at"
         assert (ended["attempts"], ended["progress"]) == (2, progress)
         assert ended["started_at"] == status["started_at"]
-
-
-def test_a_singleton_whose_end_its_workflow_has_not_read_yet_does_not_look_as_if_it_waited(
-    installed: Installed,
-) -> None:
-    with running(installed, **SOON) as service:
-        job = service.submit("exclusive", {"label": "alone", "seconds": 60})
-        service.told("alone")
-        service.workers[0].kill_group()
-        ask(service, END_RUN, "default", "null")
-        assert service.status(job)["state"] == "running"
-        service.start_worker()
-        service.wait(job)
 
 
 def test_a_question_that_nobody_answers_decides_itself(service: Service) -> None:
