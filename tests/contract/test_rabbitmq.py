@@ -1,5 +1,6 @@
 """What only Celery on RabbitMQ promises: the broker's own limit, queues of the declared kind, confirmed messages."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,6 +19,55 @@ import amqp
 with amqp.Connection(f"127.0.0.1:{sys.argv[1]}") as connection:
     channel = connection.channel()
     """
+
+DOCKER = """#!{python}
+# Answers as Docker with Compose does; its container is a node beside us, which outlives who asks for it.
+import os, signal, subprocess, sys
+from contextlib import suppress
+from pathlib import Path
+from {package}.dev.node import own
+
+running = Path(__file__).with_name("running")
+match sys.argv[1:]:
+    case ["compose", "version"] | ["info", *_]:
+        print("[name=seccomp,profile=builtin]")
+    case ["compose", "--file", _, "--project-name", name, "up", *_]:
+        commands, environment = own(Path(os.environ["DEV_FOLDER"]), int(os.environ["DEV_PORT"]), "{server}")
+        children = [subprocess.Popen(command, env=environment, start_new_session=True) for command in commands]
+        running.write_text(" ".join([name, *(str(child.pid) for child in children)]))
+        signal.signal(signal.SIGTERM, lambda *_: children[-1].terminate())
+        children[-1].wait()
+    case ["compose", "--file", _, "--project-name", name, "down", "--timeout", "0"]:
+        began, *children = running.read_text().split()
+        assert began == name
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+        running.unlink()
+"""
+USE_IT = """
+import sys
+from pathlib import Path
+import amqp
+from {package}.dev.embedded import EmbeddedBroker
+
+broker = EmbeddedBroker(Path(sys.argv[1]))
+
+def ask(send):
+    with amqp.Connection(f"127.0.0.1:{{broker.port}}", confirm_publish=True) as connection:
+        channel = connection.channel()
+        channel.queue_declare("kept", durable=True, auto_delete=False)
+        if send:
+            channel.basic_publish(amqp.Message("hello", delivery_mode=2), routing_key="kept")
+        return channel.queue_declare("kept", passive=True).message_count
+
+broker.start()
+ask(send=True)
+broker.kill()
+broker.start()
+print(ask(send=False))
+broker.stop()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +208,27 @@ def test_a_job_longer_than_the_broker_waits_is_refused(own: Service) -> None:
     said = own.cli("worker", code=2, consumer_timeout=600)
     assert "HARD_LIMIT=600" in said
     assert "CONSUMER_TIMEOUT=600" in said
+
+
+def test_docker_runs_rabbitmq_where_none_is_installed_and_leaves_nothing(installed: Installed, tmp_path: Path) -> None:
+    """Its container is no child of ours: what we start must remove it, even if all of that is killed."""
+    docker = tmp_path / "docker"
+    server = installed.stack.environment(0)["RABBITMQ_SERVER"]
+    docker.write_text(DOCKER.format(python=installed.python, package=installed.package, server=server))
+    docker.chmod(0o755)
+    command = [installed.python, "-c", USE_IT.format(package=installed.package), tmp_path / "data"]
+    (tmp_path / "data").mkdir()
+    environment = {**os.environ, "RABBITMQ_SERVER": str(docker)}
+    assert subprocess.check_output(command, env=environment, text=True, timeout=60) == "1\n", "the message was kept"
+    until(lambda: not (tmp_path / "running").exists(), 10)
+
+
+def test_without_rabbitmq_and_docker_it_says_what_to_do(installed: Installed, tmp_path: Path) -> None:
+    docker = tmp_path / "docker"
+    docker.write_text("#!/bin/sh\necho 'Is the docker daemon running?' >&2\nexit 1\n")
+    docker.chmod(0o755)
+    environment = {**os.environ, "RABBITMQ_SERVER": str(docker)}
+    done = subprocess.run([installed.script, "demo"], env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Is the docker daemon running?" in done.stderr
+    assert "start it, or install RabbitMQ" in done.stderr

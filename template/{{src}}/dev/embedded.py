@@ -63,7 +63,7 @@ class EmbeddedBroker:
             raise EmbeddedUnavailable("the embedded broker is not running: call start() first")
         return self._process.pid
 
-    def start(self, timeout: float = 30.0) -> None:
+    def start(self, timeout: float = 120.0) -> None:
         """Wait until it answers, at most `timeout` seconds. Raises EmbeddedUnavailable with the server's log."""
         if broker.is_answering(self.port):
             raise EmbeddedUnavailable(f"port {self.port} is taken by another broker: stop that one")
