@@ -2,8 +2,8 @@
 
     python -m PACKAGE.dev.node FOLDER PORT RABBITMQ-SERVER VALKEY-COMMAND…
 
-Where RABBITMQ-SERVER is the path of `docker`, Compose runs RabbitMQ in a container; else it is a node of our own, beside
-the port mapper that Erlang wants. They stay in our process group: a kill -9 of it takes all at once, as a power cut does.
+Where RABBITMQ-SERVER is the path of `docker`, Compose runs RabbitMQ in a container; else it is a node of our own with
+the port mapper that Erlang wants. They stay in our process group: a kill -9 of it takes all, as a power cut does.
 """
 
 import fcntl
