@@ -41,9 +41,10 @@ fi
 suite=$1 stack=${1#service-}
 shift
 [ ! "${TEST_SCRATCH:-}" ] || set -- "$@" -o "cache_dir=$TEST_SCRATCH/$suite.cache" # they run beside each other
-case $stack in
+case $suite in
   temporal*) TEMPORAL_CLI=$(sh scripts/temporal.sh); export TEMPORAL_CLI ;; # not &&, which would hide that it failed
-  rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh); export RABBITMQ_SERVER ;;
+  service-temporal) TEMPORAL_CLI=$(sh scripts/temporal.sh newest); export TEMPORAL_CLI ;;
+  *rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh); export RABBITMQ_SERVER ;;
 esac
 case $suite in
   render | update) set -- "$@" "tests/$suite" ;;

@@ -611,18 +611,22 @@ def test_without_a_server_dev_says_how_to_get_one(
     assert f"TEMPORAL_CLI={missing}" in service.cli("dev", code=2, temporal_cli=missing, temporal_address="")
 
 
-def test_a_server_with_defaults_of_its_own_learns_what_it_must_know(installed: Installed) -> None:
-    """It has none of our search attributes, tells no live workers, and has four partitions."""
+@pytest.mark.parametrize("heard", ["", "frontend.WorkerHeartbeatsEnabled=false"])
+def test_a_server_with_defaults_of_its_own_learns_what_it_must_know(installed: Installed, heard: str) -> None:
+    """It has none of our search attributes, has four partitions, and may hear no signs of life, though asked for them."""
     with running(installed, workers=0) as service:
         service.broker.kill_group()
         address = ["--ip", "127.0.0.1", "--port", str(service.broker_port)]
-        service.start("broker", service.environment["TEMPORAL_CLI"], "server", "start-dev", "--headless", *address)
+        values = ["frontend.ListWorkersEnabled=true", heard] if heard else []
+        given = [part for value in values for part in ("--dynamic-config-value", value)]
+        server = [service.environment["TEMPORAL_CLI"], "server", "start-dev", "--headless"]
+        service.start("broker", *server, *address, *given)
         service.start_worker()
         until(lambda: service.http.get("/health/ready").is_success, 20)
         parked = service.submit("permanent", {"label": "parked"})
         service.wait(parked, "failed", within=60)
         assert [letter["id"] for letter in service.dead_letters()] == [parked]
-        [worker] = service.health()["workers"]
+        [worker] = until(lambda: service.health()["workers"], 5)
         assert worker["queues"] == [queue["name"] for queue in service.get("/queues")]
         replay = service.http.post(f"/api/v1/dead-letters/{parked}/replay").json()["id"]
         service.wait(replay, "failed")

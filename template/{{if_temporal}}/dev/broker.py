@@ -19,8 +19,9 @@ PORT = 7233  # for `dev`, if free
 UI_PORT: int | None = 8233
 
 # Without the first six a workflow takes 6 times as long as on a server for production: its 50 ms polls and four
-# partitions add up. Then the sign of life of workers, by which health knows them, priorities inside a queue, and room
-# for those who ask a workflow (or a schedule, which is one) while it works: else only the first of them is answered.
+# partitions add up. Then the sign of life of workers, by which health knows them, priorities inside a queue, room for
+# those who ask a workflow (or a schedule, which is one) while it works: else only the first of them is answered; and a
+# job that is stuck in its own code is told after its first failure, not its fifth.
 CONFIG = (
     'history.timerProcessorMaxTimeShift="1ms"',
     "history.timerProcessorMaxPollRPS=1000",
@@ -32,6 +33,7 @@ CONFIG = (
     "frontend.ListWorkersEnabled=true",
     "matching.useNewMatcher=true",
     "history.MaxBufferedQueryCount=100",
+    "system.numConsecutiveWorkflowTaskProblemsToTriggerSearchAttribute=1",
 )
 # From the start: what a namespace learns later it forgets to index for some seconds. See runtime/connection.py.
 ATTRIBUTES = {"JobState": "Keyword", "JobParkedAt": "Datetime"}

@@ -96,6 +96,8 @@ async def fleet() -> Fleet:
         if error.status in NOT_ASKED:
             return await _pollers()
         raise
+    if not answer.workers_info:  # a server may be told not to hear signs of life
+        return await _pollers()
     now = time.time()
     for info in answer.workers_info:
         said = info.worker_heartbeat
