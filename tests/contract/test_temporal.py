@@ -613,7 +613,7 @@ def test_without_a_server_dev_says_how_to_get_one(
 
 @pytest.mark.parametrize("heard", ["", "frontend.WorkerHeartbeatsEnabled=false"])
 def test_a_server_with_defaults_of_its_own_learns_what_it_must_know(installed: Installed, heard: str) -> None:
-    """It has none of our search attributes, has four partitions, and may hear no signs of life, though asked for them."""
+    """It has none of our search attributes, has four partitions, and may hear no signs of life."""
     with running(installed, workers=0) as service:
         service.broker.kill_group()
         address = ["--ip", "127.0.0.1", "--port", str(service.broker_port)]
