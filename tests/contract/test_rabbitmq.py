@@ -149,6 +149,18 @@ def test_a_message_whose_queue_was_deleted_is_not_lost(installed: Installed) -> 
         service.wait(job)
 
 
+def test_purged_messages_are_forgotten_with_their_records(installed: Installed) -> None:
+    """RabbitMQ tells nobody that it dropped them: that of a job that waits, and that of one whose worker is gone."""
+    with running(installed, result_ttl=2, idempotency_ttl=2) as service:
+        service.submit("mark", {"label": "runs", "seconds": 60})
+        until(lambda: service.queue("default")["in_flight"] == 1, 10)
+        service.workers[0].kill_group()
+        service.submit("noop")
+        assert (service.queue("default")["in_flight"], service.queue("default")["waiting"]) == (1, 1)
+        until(lambda: asked(service, "print(channel.queue_purge('default'))") == "2", 10)
+        until(lambda: service.queue("default")["depth"] == 0, 10)
+
+
 def test_delayed_jobs_keep_no_worker_from_the_others_and_outlive_it(installed: Installed) -> None:
     with running(installed) as service:
         delayed = [service.submit("mark", {"label": "delayed"}, delay=8) for _ in range(40)]
