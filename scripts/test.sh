@@ -9,7 +9,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . scripts/uv.sh
 unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
-SUITES='render temporal rabbitmq celery arq temporal-alone update
+SUITES='rabbitmq temporal celery arq render temporal-alone update
   service-celery service-arq service-temporal service-rabbitmq' # the long ones first
 
 if [ ! "${1:-}" ]; then

@@ -50,7 +50,7 @@ def _program() -> Path:
             "install rabbitmq` (its service need not run), or Docker with Compose; if its program is in no usual "
             "place, set RABBITMQ_SERVER. Or set RABBITMQ_URL and REDIS_URL to servers that run."
         )
-    return Path(found)
+    return Path(found).absolute()
 
 
 def is_answering(port: int) -> bool:

@@ -94,7 +94,7 @@ def main(folder: Path, port: int, server: str, state: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     prepare = contained if Path(server).name == "docker" else own
     commands, env = prepare(folder, port, server)
-    children = [subprocess.Popen(tethered(command), env=env) for command in (state, *commands)]
+    children = [subprocess.Popen(tethered(command), env=env, cwd=folder) for command in (state, *commands)]  # dumps too
     signal.signal(signal.SIGTERM, lambda *_: children[-1].terminate())
     os.wait()
     for child in reversed(children):
