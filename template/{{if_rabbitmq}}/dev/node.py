@@ -94,7 +94,8 @@ def main(folder: Path, port: int, server: str, state: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     prepare = contained if Path(server).name == "docker" else own
     commands, env = prepare(folder, port, server)
-    children = [subprocess.Popen(tethered(command), env=env, cwd=folder) for command in (state, *commands)]  # dumps too
+    # `cwd` is where a node that crashes leaves its dump.
+    children = [subprocess.Popen(tethered(command), env=env, cwd=folder) for command in (state, *commands)]
     signal.signal(signal.SIGTERM, lambda *_: children[-1].terminate())
     os.wait()
     for child in reversed(children):

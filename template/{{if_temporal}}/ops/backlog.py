@@ -15,6 +15,7 @@ from temporalio.api.enums.v1 import PendingActivityState, TaskQueueType
 from temporalio.api.enums.v1 import WorkerStatus as State
 from temporalio.api.taskqueue.v1 import TaskQueue
 from temporalio.api.workflowservice.v1 import (
+    DescribeNamespaceRequest,
     DescribeTaskQueueRequest,
     DescribeTaskQueueResponse,
     ListWorkersRequest,
@@ -92,12 +93,15 @@ async def fleet() -> Fleet:
     request = ListWorkersRequest(namespace=server.namespace, page_size=1_000)
     try:
         answer = await server.workflow_service.list_workers(request)
+        if not answer.workers_info:  # nobody lives, or this server is told not to hear signs of life
+            asked = DescribeNamespaceRequest(namespace=server.namespace)
+            namespace = (await server.workflow_service.describe_namespace(asked)).namespace_info
+            if not namespace.capabilities.worker_heartbeats:
+                return await _pollers()
     except RPCError as error:
         if error.status in NOT_ASKED:
             return await _pollers()
         raise
-    if not answer.workers_info:  # a server may be told not to hear signs of life
-        return await _pollers()
     now = time.time()
     for info in answer.workers_info:
         said = info.worker_heartbeat
