@@ -45,6 +45,14 @@ match sys.argv[1:]:
                 os.kill(int(child), signal.SIGKILL)
         running.unlink()
 """
+WHICH_SERVER = """
+from {package}.dev import broker
+broker.PROGRAMS = ()
+try:
+    print(broker._program(), end="")
+except broker.EmbeddedUnavailable as error:
+    print(error)
+"""
 USE_IT = """
 import sys
 from pathlib import Path
@@ -233,6 +241,18 @@ def test_docker_runs_rabbitmq_where_none_is_installed_and_leaves_nothing(install
     environment = {**os.environ, "RABBITMQ_SERVER": str(docker)}
     assert subprocess.check_output(command, env=environment, text=True, timeout=60) == "1\n", "the message was kept"
     until(lambda: not (tmp_path / "running").exists(), 10)
+
+
+def test_a_server_on_path_is_taken_before_docker(installed: Installed, tmp_path: Path) -> None:
+    command = [installed.python, "-c", WHICH_SERVER.format(package=installed.package)]
+
+    def chosen() -> str:
+        return subprocess.check_output(command, cwd=tmp_path, env={"PATH": str(tmp_path)}, text=True)
+
+    assert "or Docker with Compose" in chosen()
+    for name in ("docker", "rabbitmq-server"):
+        (tmp_path / name).symlink_to("/bin/true")
+        assert chosen() == str(tmp_path / name)
 
 
 def test_without_rabbitmq_and_docker_it_says_what_to_do(installed: Installed, tmp_path: Path) -> None:
