@@ -76,7 +76,6 @@ app.conf.update(
     worker_cancel_long_running_tasks_on_connection_loss=False,  # leases outlive a reconnect
     # results
     result_expires=settings().result_ttl,
-    result_extended=False,
     redis_socket_timeout=REPLY_TIMEOUT,
     redis_socket_connect_timeout=CONNECT_TIMEOUT,
     result_backend_always_retry=True,

@@ -71,6 +71,8 @@ class Run:
         if self.span:
             self.span.ended(outcome, self.error)
         level = logging.ERROR if outcome in ERRORS else logging.WARNING if outcome in WARNINGS else logging.INFO
+        if not log.isEnabledFor(level):
+            return
         shown = {name: value for name, value in details.items() if value is not None}
         if level == logging.ERROR and self.error:
             shown["exc_info"] = self.error

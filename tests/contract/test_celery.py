@@ -1,11 +1,36 @@
 """What only Celery promises."""
 
 import re
+import subprocess
 from pathlib import Path
 
 from .installed import Installed
 from .processes import until
 from .service import Service, running
+from .test_state import redis
+
+INTERRUPTED = """
+from celery.exceptions import SoftTimeLimitExceeded
+from PACKAGE.ops.worker import records, redis
+
+def interrupt():
+    raise SoftTimeLimitExceeded
+
+steps, connection = records(), redis().connection_pool.make_connection()
+steps.connection = connection
+print(steps.replay("first", "new 1"))
+connection.read_response = interrupt
+try:
+    steps.replay("second", "new 2")
+except SoftTimeLimitExceeded:
+    del connection.read_response
+print(steps.replay("third", "new 3"))
+redis().script_flush()
+print(steps.replay("fourth", "new 4"))
+connection.send_command("CLIENT", "ID")
+redis().client_kill_filter(_id=connection.read_response())
+print(steps.replay("fifth", "new 5"))
+"""
 
 
 def test_a_process_that_held_too_much_memory_is_replaced_and_no_job_is_lost(installed: Installed) -> None:
@@ -26,3 +51,38 @@ def test_processes_of_the_pool_share_the_memory_of_what_was_loaded_before_them(s
     for process in pool:
         used = dict(re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text()))
         assert int(used["Private_Dirty"]) < int(used["Rss"]) / 3
+
+
+def test_a_step_that_is_interrupted_does_not_leave_its_reply_to_the_next(service: Service) -> None:
+    code = INTERRUPTED.replace("PACKAGE", service.installed.package)
+    done = subprocess.run(
+        [service.installed.python, "-c", code], env=service.environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.splitlines() == ["new 1", "new 3", "new 4", "new 5"], done.stderr
+
+
+def test_counters_of_earlier_releases_go_on(service: Service) -> None:
+    """They counted starts and ends by themselves, and sums in seconds."""
+
+    def told() -> list[float]:
+        names = "started_total", "finished_total", "queue_wait_seconds_count", "queue_wait_seconds_sum"
+        names += "duration_seconds_count", "duration_seconds_sum"
+        return [service.metric(f"jobs_{name}", job="marked_before") for name in names]
+
+    assert told() == [0] * 6
+    for field, value in (
+        ("started|marked_before|default|", 5),
+        ("finished|marked_before|default|succeeded", 3),
+        ("finished|marked_before|default|dead", 2),
+        ("wait|marked_before|default|1", 5),
+        ("wait|marked_before|default|sum", 0.5),
+        ("wait|marked_before|default|2", 4),
+        ("wait|marked_before|default|us", 500_000),
+        ("duration|marked_before|default|1", 5),
+        ("duration|marked_before|default|sum", 0.25),
+        ("duration|marked_before|default|2|succeeded", 3),
+        ("duration|marked_before|default|1|lost", 1),
+        ("duration|marked_before|default|us", 1_750_000),
+    ):
+        redis(service, "HSET", "metrics", field, str(value))
+    assert told() == [9, 9, 9, 1.0, 9, 2.0]

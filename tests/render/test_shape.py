@@ -35,7 +35,7 @@ class Size:
 
 
 LIMITS = {  # of the default service of each stack, its answers file left out; a rise is a decision (docs/decisions/)
-    "celery": Size(files=71, lines=8_500, runtime=1_500, deployed=8),
+    "celery": Size(files=71, lines=8_550, runtime=1_550, deployed=8),
     "arq": Size(files=72, lines=9_000, runtime=1_200, deployed=8),
     "temporal": Size(files=85, lines=10_300, runtime=1_200, deployed=8),
 }

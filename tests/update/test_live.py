@@ -24,6 +24,7 @@ from .updating import NEXT, Service, commit, copied, git, released_stacks
 
 ANSWERS = {"queues": ["critical", "default", "bulk"]}
 LATER = "v1001.0.0"
+COUNTERS = "jobs_(enqueued|started|finished|queue_wait|duration)_"
 START_OLD_BROKER = """
 import os, sys
 from pathlib import Path
@@ -120,6 +121,7 @@ class Left:
     retrying: str
     waiting: list[str]
     schedules: dict[str, Any]
+    counters: dict[str, float]
 
 
 @pytest.mark.parametrize(("release", "stack"), released_stacks())
@@ -198,13 +200,17 @@ def leave(deployment: Deployment, *, stop: bool = True) -> Left:
     service.told("running")
     waiting = [service.submit("mark", {"label": "waiting"}, queue="bulk", priority=number) for number in (0, 9)]
     schedules = {one["name"]: one for one in service.get("/schedules")}
+    counters = {sample: value for sample, value in service.metrics().items() if value and re.match(COUNTERS, sample)}
+    assert any("jobs_queue_wait_seconds_sum" in sample for sample in counters)
     if stop:
         deployment.stop()
-    return Left(done, keyed, dead, running, delayed, retrying, waiting, schedules)
+    return Left(done, keyed, dead, running, delayed, retrying, waiting, schedules, counters)
 
 
 def finish(service: Running, left: Left) -> None:
     """Nothing is lost, nothing is done twice, and what had ended is known as before."""
+    now = service.metrics()
+    assert [sample for sample, before in left.counters.items() if now.get(sample, 0) < before] == []
     assert service.result(left.done) == "done"
     again = service.post("effect", {"key": "once"}, key="the-key")
     assert (again.status_code, again.json()["id"]) == (200, left.keyed)

@@ -33,7 +33,7 @@ from ..engine import Engine
 from ..health import judge
 from ..runtime import dead_letters
 from ..runtime.connection import UNAVAILABLE, redis
-from ..runtime.record import METRICS, job_key, records, result_key
+from ..runtime.record import job_key, records, result_key
 from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
@@ -217,7 +217,7 @@ class CeleryEngine:
 
     @in_thread
     def counts(self) -> dict[str, float]:
-        return {str(field): float(str(value)) for field, value in redis().hgetall(METRICS).items()}
+        return records().counts()
 
     @in_thread
     def close(self) -> None:

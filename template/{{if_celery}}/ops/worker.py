@@ -225,8 +225,7 @@ def _leave(sender: Any, **_: Any) -> None:
 @signals.worker_process_init.connect
 def _begin_of_a_pool_process(**_: Any) -> None:
     """It runs one job at a time, and must not outlive the main process: nobody would renew its lease (Linux)."""
-    with suppress(*UNAVAILABLE):
-        records().connection = redis().client()  # without a pool of connections a step takes a fifth less CPU
+    records().connection = redis().connection_pool.make_connection()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 

@@ -6,13 +6,12 @@ local METRICS, job = 'metrics', KEYS[1]
 local function final(state) return state == 'succeeded' or state == 'failed' or state == 'cancelled' end
 local function claim_of(name, key) return key and key ~= '' and 'key:' .. name .. ':' .. key or nil end
 local function holder_of(claim) return string.match(redis.call('GET', claim) or '', '^([^|]*)|?(.*)$') end
-local function field(what, name, queue, which) return what .. '|' .. name .. '|' .. queue .. '|' .. which end
-local function count(...) redis.call('HINCRBY', METRICS, field(...), 1) end
-local function observe(what, name, queue, value, buckets)
+local function count(...) redis.call('HINCRBY', METRICS, table.concat({...}, '|'), 1) end
+local function observe(series, value, buckets, outcome)
   local bucket = 1
   while buckets[bucket] and value > buckets[bucket] do bucket = bucket + 1 end
-  count(what, name, queue, bucket)
-  redis.call('HINCRBYFLOAT', METRICS, field(what, name, queue, 'sum'), math.max(value, 0))
+  redis.call('HINCRBY', METRICS, series .. bucket .. outcome, 1)
+  redis.call('HINCRBY', METRICS, series .. 'us', string.format('%.0f', math.max(value, 0) * 1e6))
 end
 
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
@@ -121,8 +120,7 @@ function steps.start()
   redis.call('HSET', job, 'state', 'running', 'run_at', ARGV[2], 'queue', queue, 'seq', ARGV[6], 'attempts', attempt,
     'started_at', started_at or ARGV[2])
   if state ~= 'queued' or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
-  count('started', name, queue, '')
-  observe('wait', name, queue, now - tonumber(ARGV[10]), WAIT_BUCKETS)
+  observe('wait|' .. name .. '|' .. queue .. '|', now - tonumber(ARGV[10]), WAIT_BUCKETS, '')
   return {'run', attempt}, 'running', queue, ARGV[2]
 end
 
@@ -138,13 +136,14 @@ function steps.finish()
 
   if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
   if final(state) and was ~= 'running' then redis.call('HDEL', job, 'due_at') end
-  redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, unpack(ARGV, 12))
+  if was ~= 'running' then redis.call('HSET', job, 'name', name, 'queue', queue) end
+  redis.call('HSET', job, 'state', state, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
   redis.call('DEL', job .. ':lease')
   if locked and redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
   if was == 'running' then
-    count('finished', name, queue, ARGV[5])
-    observe('duration', name, queue, now - tonumber(run_at or now), DURATION_BUCKETS)
+    local lasted = now - tonumber(run_at or now)
+    observe('duration|' .. name .. '|' .. queue .. '|', lasted, DURATION_BUCKETS, '|' .. ARGV[5])
   end
   if ARGV[6] ~= '' then
     redis.call('SET', 'celery-task-meta-' .. id, ARGV[6], 'EX', RESULT_TTL)
