@@ -1,9 +1,9 @@
 """Ratios of a rendered service to a hand-written Celery app with the same durability, in one run on one RabbitMQ node.
 
-    uv run --project DIR python tests/benchmarks/celery_rabbitmq.py [--turns 40] [--seconds 1.5] [--samples 300]
+    uv run --project DIR python tests/benchmarks/celery_rabbitmq.py [--turns 40] [--seconds 1.5] [--slots 2]
 
 DIR is a service rendered with `broker=rabbitmq`. Both sides: a durable classic queue with priorities, persistent and
-confirmed messages, late acknowledgement, reject on lost, time limits, prefetch 1, two processes, results in Valkey,
+confirmed messages, late acknowledgement, reject on lost, time limits, prefetch 1, as many processes, results in Valkey,
 JSON, no gossip, no mingle, warnings only. Absolute figures depend on the machine; quote the ratios.
 """
 

@@ -1,9 +1,9 @@
 """Ratios of a rendered service to a hand-written Celery app with the same durability, in one run on one Valkey.
 
-    uv run --project DIR python tests/benchmarks/celery_redis.py [--turns 40] [--seconds 1.5] [--samples 300]
+    uv run --project DIR python tests/benchmarks/celery_redis.py [--turns 40] [--seconds 1.5] [--slots 2]
 
 DIR is a rendered service (`sh scripts/try.sh DIR`). Both sides: late acknowledgement, reject on lost, time limits,
-prefetch 1, two processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figures depend on the
+prefetch 1, as many processes, result kept, JSON, no gossip, no mingle, warnings only. Absolute figures depend on the
 machine; quote the ratios.
 """
 

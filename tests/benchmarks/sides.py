@@ -23,11 +23,13 @@ def noop() -> None: ...
 @job(retry=None)
 def stamp(sent: float) -> float: return time.time() - sent
 """
-FLAGS = ["-c", "2", "--without-gossip", "--without-mingle", "--loglevel=WARNING"]
+FLAGS = ["--without-gossip", "--without-mingle", "--loglevel=WARNING"]
 
 
 class Side:
     """One of the two apps: sends jobs to a queue, runs a worker on it. Each broker has its own `left` and `clear`."""
+
+    slots = 2
 
     def __init__(self, name: str, app_path: str, module: str, queue: str, folder: Path, env: Mapping[str, str]) -> None:
         self.name, self.app_path, self.queue, self.folder = name, app_path, queue, folder
@@ -48,7 +50,7 @@ class Side:
         raise NotImplementedError
 
     def worker(self) -> subprocess.Popen[bytes]:
-        own = ["-A", self.app_path, "worker", "-Q", self.queue, "-n", f"{self.queue}@%h"]
+        own = ["-A", self.app_path, "worker", "-Q", self.queue, "-n", f"{self.queue}@%h", "-c", str(self.slots)]
         command = [sys.executable, "-m", "celery", *own, *FLAGS]
         return subprocess.Popen(command, env=self.env, cwd=self.folder, start_new_session=True)
 
@@ -155,7 +157,9 @@ def compare(make: Callable[..., Side], bare: str, doc: str | None, packages: Seq
     parser.add_argument("--turns", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=1.5, help="of a turn")
     parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--slots", type=int, default=Side.slots, help="processes of each worker's pool")
     options = parser.parse_args()
+    Side.slots = options.slots
     versions = {name: importlib.metadata.version(name) for name in packages}
     print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}, {versions}")
     with on_one_broker(make, bare) as (service, hand_written):
