@@ -71,7 +71,7 @@ class Run:
         if self.span:
             self.span.ended(outcome, self.error)
         level = logging.ERROR if outcome in ERRORS else logging.WARNING if outcome in WARNINGS else logging.INFO
-        if not log.isEnabledFor(level):
+        if not log.is_enabled_for(level):
             return
         shown = {name: value for name, value in details.items() if value is not None}
         if level == logging.ERROR and self.error:
