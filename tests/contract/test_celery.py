@@ -5,9 +5,9 @@ import subprocess
 from pathlib import Path
 
 from .installed import Installed
-from .processes import until
+from .processes import free_ports, until
 from .service import Service, running
-from .test_state import redis
+from .valkey import ask, start_sentinel
 
 INTERRUPTED = """
 from celery.exceptions import SoftTimeLimitExceeded
@@ -30,6 +30,13 @@ print(steps.replay("fourth", "new 4"))
 connection.send_command("CLIENT", "ID")
 redis().client_kill_filter(_id=connection.read_response())
 print(steps.replay("fifth", "new 5"))
+"""
+
+MASTER = """
+from PACKAGE.ops.worker import records, redis
+
+records().connection = redis().connection_pool.make_connection()
+print(records().replay("some", "new"), records().connection.port)
 """
 
 
@@ -61,6 +68,17 @@ def test_a_step_that_is_interrupted_does_not_leave_its_reply_to_the_next(service
     assert done.stdout.splitlines() == ["new 1", "new 3", "new 4", "new 5"], done.stderr
 
 
+def test_steps_ask_sentinel_where_the_master_is(service: Service) -> None:
+    [port] = free_ports(1)
+    url = start_sentinel(service, port, service.broker_port)
+    code = MASTER.replace("PACKAGE", service.installed.package)
+    environment = {**service.environment, "REDIS_URL": url, "SENTINEL_MASTER": "jobs"}
+    done = subprocess.run(
+        [service.installed.python, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == f"new {service.broker_port}\n", done.stderr
+
+
 def test_counters_of_earlier_releases_go_on(service: Service) -> None:
     """They counted starts and ends by themselves, and sums in seconds."""
 
@@ -84,5 +102,5 @@ def test_counters_of_earlier_releases_go_on(service: Service) -> None:
         ("duration|marked_before|default|1|lost", 1),
         ("duration|marked_before|default|us", 1_750_000),
     ):
-        redis(service, "HSET", "metrics", field, str(value))
+        ask(service, "HSET", "metrics", field, str(value))
     assert told() == [9, 9, 9, 1.0, 9, 2.0]

@@ -92,6 +92,7 @@ class Records:
         if self.connection:  # directly it takes half of the CPU; what fails goes the ordinary way, which tries again
             with self._lock:
                 try:
+                    self.connection.connect()  # nothing if it is; `send_command` would not ask Sentinel where to
                     self.connection.send_command("EVALSHA", script.sha, 1, key, *args)
                     return self.connection.read_response()
                 except BaseException as error:  # a time limit, too: a late reply must not be the next step's
