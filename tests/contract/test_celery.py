@@ -60,23 +60,23 @@ def test_processes_of_the_pool_share_the_memory_of_what_was_loaded_before_them(s
         assert int(used["Private_Dirty"]) < int(used["Rss"]) / 3
 
 
+def printed(service: Service, code: str, **environment: str) -> list[str]:
+    """The lines that this code prints in the service's environment."""
+    command = [service.installed.python, "-c", code.replace("PACKAGE", service.installed.package)]
+    environment = service.environment | environment
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
 def test_a_step_that_is_interrupted_does_not_leave_its_reply_to_the_next(service: Service) -> None:
-    code = INTERRUPTED.replace("PACKAGE", service.installed.package)
-    done = subprocess.run(
-        [service.installed.python, "-c", code], env=service.environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout.splitlines() == ["new 1", "new 3", "new 4", "new 5"], done.stderr
+    assert printed(service, INTERRUPTED) == ["new 1", "new 3", "new 4", "new 5"]
 
 
 def test_steps_ask_sentinel_where_the_master_is(service: Service) -> None:
     [port] = free_ports(1)
     url = start_sentinel(service, port, service.broker_port)
-    code = MASTER.replace("PACKAGE", service.installed.package)
-    environment = {**service.environment, "REDIS_URL": url, "SENTINEL_MASTER": "jobs"}
-    done = subprocess.run(
-        [service.installed.python, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.stdout == f"new {service.broker_port}\n", done.stderr
+    assert printed(service, MASTER, REDIS_URL=url, SENTINEL_MASTER="jobs") == [f"new {service.broker_port}"]
 
 
 def test_counters_of_earlier_releases_go_on(service: Service) -> None:

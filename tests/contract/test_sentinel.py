@@ -15,6 +15,7 @@ def test_jobs_go_on_when_the_master_dies(installed: Installed) -> None:
         start_node(service, replica, "--replicaof", f"127.0.0.1 {master}")
         assert start_sentinel(service, sentinel, master) == url
         until(lambda: f"127.0.0.1:{replica}" in ask(service, "SENTINEL", "REPLICAS", "jobs", port=sentinel), 20)
+        until(lambda: "b'connected'" in ask(service, "ROLE", port=replica), 20, "the replica follows")
         service.start_gateway()
         service.start_api()
         for _ in range(2):
@@ -24,9 +25,6 @@ def test_jobs_go_on_when_the_master_dies(installed: Installed) -> None:
         keys = [f"order-{number}" for number in range(60)]
         jobs = [service.submit("effect", {"key": key, "seconds": 0.3}) for key in keys]
         until(lambda: len(service.charges()) >= 10, 30, "10 charges")
-        ask(
-            service, "WAIT", "1", "1000", port=master
-        )  # for what came before; the replica follows without it being asked
         first.kill_group()
         until(lambda: service.http.get("/api/v1/queues").status_code == 503, 10, "the outage is told")
         until(lambda: service.http.get("/api/v1/queues").status_code == 200, 30, "the API has found the new master")

@@ -626,7 +626,7 @@ def test_a_server_with_defaults_of_its_own_learns_what_it_must_know(installed: I
         service.wait_for_workers(1)
         parked = service.submit("permanent", {"label": "parked"})
         service.wait(parked, "failed", within=60)
-        until(lambda: [letter["id"] for letter in service.dead_letters()] == [parked], 20, service.dead_letters)
+        until(lambda: [letter["id"] for letter in service.dead_letters()] == [parked], 5, service.dead_letters)
         [worker] = service.health()["workers"]
         assert worker["queues"] == [queue["name"] for queue in service.get("/queues")]
         replay = service.http.post(f"/api/v1/dead-letters/{parked}/replay").json()["id"]

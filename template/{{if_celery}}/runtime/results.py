@@ -105,7 +105,7 @@ class JobBackend(RedisBackend):
             letter = dead_letters.encode(request, reason, error or "", traceback)
             outcome = "timed_out" if reason == "timed out" else outcome
         details = {"error": error, "result_size": request.get("result_size"), "due_at": request.get("due_at")}
-        plain = state == states.SUCCESS and request.get("result_size")  # `keep` has seen to it
+        plain = state == states.SUCCESS and request.get("result_size")  # `keep` has made it plain JSON
         encoded = to_json(meta).decode() if plain else str(self.encode(meta))
         records().finish(request, ours, outcome, result=encoded, letter=letter, **details)
         return result
