@@ -15,12 +15,15 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.exceptions import ConnectionError, TimeoutError
 
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
+from . import refusals
 
-UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OSError)
+refusals.install()
+
+UNAVAILABLE = (ConnectionError, TimeoutError, OSError)
 CONNECT_TIMEOUT = 1.0  # seconds
 REPLY_TIMEOUT = 2.0  # seconds; together below the 3 s in which the API answers
 MAX_CONNECTIONS = 50  # of one process; who needs more waits for a free one

@@ -11,13 +11,16 @@ from urllib.parse import urlsplit
 from kombu.exceptions import OperationalError
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import BusyLoadingError, ConnectionError, ReadOnlyError, TimeoutError
+from redis.exceptions import ConnectionError, TimeoutError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ..settings import settings
+from . import refusals
 
-UNAVAILABLE = (ConnectionError, TimeoutError, BusyLoadingError, ReadOnlyError, OperationalError, OSError)
+refusals.install()
+
+UNAVAILABLE = (ConnectionError, TimeoutError, OperationalError, OSError)
 CONNECT_TIMEOUT = 1.0  # seconds
 REPLY_TIMEOUT = 2.0  # seconds; together below the 3 s in which the API answers
 
