@@ -35,9 +35,9 @@ class Size:
 
 
 LIMITS = {  # of the default service of each stack, its answers file left out; a rise is a decision (docs/decisions/)
-    "celery": Size(files=71, lines=8_550, runtime=1_550, deployed=8),
-    "arq": Size(files=72, lines=9_000, runtime=1_200, deployed=8),
-    "temporal": Size(files=85, lines=10_300, runtime=1_200, deployed=8),
+    "celery": Size(files=77, lines=9_600, runtime=2_200, deployed=8),
+    "arq": Size(files=78, lines=10_000, runtime=1_700, deployed=8),
+    "temporal": Size(files=90, lines=11_300, runtime=1_600, deployed=8),
 }
 
 
@@ -64,7 +64,7 @@ def test_a_service_is_small_enough_to_read(matrix: Matrix, report: list[str], st
 
 def test_modules_are_small(matrix: Matrix) -> None:
     sizes = {path: content.count(b"\n") for path, content in matrix.contents if path.endswith(".py")}
-    assert not {path: lines for path, lines in sizes.items() if lines > 250}
+    assert not {path: lines for path, lines in sizes.items() if lines > 300}
 
 
 def test_most_python_files_are_plain_python() -> None:

@@ -30,5 +30,6 @@ CODES = (
 
 
 def install() -> None:
-    """For every client of this process, Celery's and arq's own included."""
-    BaseParser.EXCEPTION_CLASSES.update(dict.fromkeys(CODES, RefusedNow))
+    """For every client of this process, those of libraries included."""
+    for code in CODES:
+        BaseParser.EXCEPTION_CLASSES[code] = RefusedNow
