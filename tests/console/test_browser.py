@@ -35,7 +35,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """With the example jobs alone, a scheduler, and some history."""
     folder = tmp_path_factory.mktemp("console") / "service"
     installed = Installed.render(folder, STACK, {"project_name": "Order Desk"})
-    (folder / "src" / installed.package / "jobs" / "probes.py").unlink()
+    installed.remove_probes()
     with running(installed, api_tokens=TOKEN) as service:
         service.start_scheduler()
         fill(service)

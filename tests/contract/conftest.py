@@ -1,4 +1,7 @@
-"""One installed service per session; a test starts as many running ones from it as it needs, or shares its module's."""
+"""One installed service per session; a test starts as many running ones from it as it needs, or shares its module's.
+
+tests/faults uses what is here, too.
+"""
 
 import os
 import re
@@ -30,9 +33,13 @@ def given(config: pytest.Config) -> dict[str, str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take out what has no meaning on this stack (`Stack.meaningless`), and say so at the end."""
+    """Take out what has no meaning on this stack (`Stack.meaningless`), and say so at the end; and what is thorough."""
     stack = STACKS[config.getoption("stack", "celery")]
     out = {item: why for item in items if ours(item) and (why := stack.why_meaningless(identity(item)))}
+    thorough = [item for item in items if item.get_closest_marker("thorough") and not config.getoption("--all")]
+    if thorough:
+        items[:] = [item for item in items if item not in thorough]
+        config.hook.pytest_deselected(items=thorough)
     if out:
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=[*out])
@@ -50,7 +57,7 @@ OUT = pytest.StashKey[list[str]]()
 
 
 def ours(item: pytest.Item) -> bool:
-    return item.path.parent == Path(__file__).parent
+    return item.path.parent.name in ("contract", "faults")
 
 
 def identity(item: pytest.Item) -> str:

@@ -42,7 +42,8 @@ class Installed:
         [package] = [path.parent.name for path in folder.glob("src/*/contract.py")]
         installed = cls(folder, STACKS[stack], package, str(answers.get("project_slug", package.replace("_", "-"))))
         jobs = folder / "src" / package / "jobs"
-        shutil.copy(installed.stack.probes, jobs / "probes.py")
+        for name, source in installed.stack.probes.items():
+            shutil.copy(source, jobs / name)
         uv = os.environ.get("UV") or shutil.which("uv")
         assert uv, "uv is not on PATH; the tests install the rendered service with it"
         environment = {**os.environ, "UV_PYTHON": python or os.environ.get("UV_PYTHON", sys.executable)}
@@ -50,6 +51,11 @@ class Installed:
         done = subprocess.run([uv, "sync", "--quiet"], cwd=folder, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"`uv sync` of the rendered service failed:\n{done.stderr}"
         return installed
+
+    def remove_probes(self) -> None:
+        """Leave only the service's own jobs."""
+        for name in self.stack.probes:
+            (self.folder / "src" / self.package / "jobs" / name).unlink()
 
     @property
     def python(self) -> Path:

@@ -15,6 +15,7 @@ CHOICES = ("rabbitmq", "flower", "database")
 
 ROOT = Path(__file__).parents[2]
 PROBES = Path(__file__).parent / "probes"
+FAULTS = ROOT / "tests" / "faults" / "probes"
 
 # `kind` and `job` by argument; prints the id under which the dead letter is expected, if the message has one.
 INJECT_INTO_CELERY = """
@@ -138,9 +139,10 @@ class Stack:
     """Cases of this suite that the stack cannot have: a pattern of their ids (`*` allowed, `[` as it is) → why."""
 
     @property
-    def probes(self) -> Path:
-        """The jobs that the tests submit, written in this stack's own way."""
-        return PROBES / f"{self.answers['stack']}.py"
+    def probes(self) -> dict[str, Path]:
+        """The jobs that the tests submit, written in this stack's own way, by their names in jobs/."""
+        own = f"{self.answers['stack']}.py"
+        return {"probes.py": PROBES / own, "faults.py": FAULTS / own, "endings.py": FAULTS / "endings.py"}
 
     def environment(self, port: int) -> dict[str, str]:
         programs = {variable: program(script) for variable, script in self.programs.items()}

@@ -78,7 +78,7 @@ def prove(combination: Answers, folder: Path) -> set[Any]:
     stack = stack_of(answers)
     with rendering:
         service = Installed.render(folder / "service", stack.name, answers, python)
-    (service.folder / "src" / service.package / "jobs" / "probes.py").unlink()
+    service.remove_probes()
     programs = {name: program(script) for name, script in stack.programs.items()}
     environment = {**os.environ, "UV_PYTHON": python, **programs}
     done(service.folder, environment, str(service.script), "demo")

@@ -90,7 +90,7 @@ class Deployment:
 @contextmanager
 def deployed(template: Path, folder: Path, version: str, stack: str) -> Generator[Deployment]:
     service = copied(template, folder / "service", version, {"stack": stack, **ANSWERS})
-    shutil.copy(STACKS[stack].probes, service.package / "jobs/probes.py")
+    shutil.copy(STACKS[stack].probes["probes.py"], service.package / "jobs/probes.py")
     service.commit()
     install(service)
     running = Running(Installed(service.folder, STACKS[stack], "my_service", "my-service"), {"DRAIN": 2})

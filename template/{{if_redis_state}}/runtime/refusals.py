@@ -5,6 +5,8 @@ replica. redis-py raises a ResponseError for most of these, which libraries take
 worker, or a job that did nothing wrong.
 """
 
+from typing import cast
+
 from redis._parsers.base import BaseParser  # the only place where redis-py lets an answer be classed, 5.0 to 8.1
 from redis.exceptions import ConnectionError
 
@@ -31,5 +33,4 @@ CODES = (
 
 def install() -> None:
     """For every client of this process, those of libraries included."""
-    for code in CODES:
-        BaseParser.EXCEPTION_CLASSES[code] = RefusedNow
+    cast("dict[str, object]", BaseParser.EXCEPTION_CLASSES).update(dict.fromkeys(CODES, RefusedNow))
