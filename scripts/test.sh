@@ -5,11 +5,12 @@
 #
 #     sh scripts/test.sh                 all of it
 #     sh scripts/test.sh SUITE [OPTION…] one suite, with options of pytest
+#     sh scripts/test.sh faults          every fault on every stack, not only the selection of `all of it`
 set -eu
 cd "$(dirname "$0")/.."
 . scripts/uv.sh
 unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
-SUITES='rabbitmq temporal celery arq render temporal-alone update
+SUITES='rabbitmq temporal celery arq render temporal-alone update faults-celery faults-arq faults-temporal faults-rabbitmq
   service-celery service-arq service-temporal service-rabbitmq' # the long ones first
 
 if [ ! "${1:-}" ]; then
@@ -38,11 +39,20 @@ if [ ! "${1:-}" ]; then
   exit
 fi
 
-suite=$1 stack=${1#service-}
+if [ "$1" = faults ]; then
+  shift
+  for stack in celery rabbitmq arq temporal; do
+    sh scripts/test.sh "faults-$stack" --all "$@" || failed="${failed:-} $stack"
+  done
+  [ ! "${failed:-}" ] || { echo "Faults do not hold on:$failed" >&2 && exit 1; }
+  exit
+fi
+
+suite=$1 stack=${1#*-}
 shift
 [ ! "${TEST_SCRATCH:-}" ] || set -- "$@" -o "cache_dir=$TEST_SCRATCH/$suite.cache" # they run beside each other
 case $suite in
-  temporal*) TEMPORAL_CLI=$(sh scripts/temporal.sh); export TEMPORAL_CLI ;; # not &&, which would hide that it failed
+  temporal* | faults-temporal) TEMPORAL_CLI=$(sh scripts/temporal.sh); export TEMPORAL_CLI ;; # not &&, which would hide that it failed
   service-temporal) TEMPORAL_CLI=$(sh scripts/temporal.sh newest); export TEMPORAL_CLI ;;
   *rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh); export RABBITMQ_SERVER ;;
 esac
@@ -51,6 +61,7 @@ case $suite in
   celery | arq) set -- "$@" --stack "$suite" tests/contract ;;
   temporal) set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract ;;
   temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two
+  faults-*) set -- "$@" --stack "$stack" tests/faults ;;
   rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
     set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'
     for file in rabbitmq database flower faults dead_letters priorities queues submission retries schedules \

@@ -50,6 +50,11 @@ async def tell(ctx: Context, label: str, **more: object) -> None:
     await post(ctx, "/effects", {**about, **more})
 
 
+async def effects(ctx: Context, label: str) -> list[dict[str, object]]:
+    """What the gateway knows under this label."""
+    return (await ctx["http"].get(f"{settings().payment_gateway_url}/effects", params={"label": label})).json()
+
+
 class Effect(BaseModel):
     key: str
     seconds: float = 0
@@ -156,8 +161,7 @@ async def unexpected(ctx: Context, label: str) -> None:
 async def snoozing(ctx: Context, label: str, times: int) -> None:
     """Come back later more often than there are attempts."""
     await tell(ctx, label)
-    told = await ctx["http"].get(f"{settings().payment_gateway_url}/effects", params={"label": label})
-    if len(told.json()) <= times:
+    if len(await effects(ctx, label)) <= times:
         raise Snooze(0.2)
 
 

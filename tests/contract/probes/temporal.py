@@ -50,6 +50,11 @@ async def tell(label: str, **more: object) -> None:
     await post("/effects", {**about, **more})
 
 
+async def effects(label: str) -> list[dict[str, object]]:
+    """What the gateway knows under this label."""
+    return (await http().get(f"{settings().payment_gateway_url}/effects", params={"label": label})).json()
+
+
 class Effect(BaseModel):
     key: str
     seconds: float = 0
@@ -133,8 +138,7 @@ async def unexpected(label: str) -> None:
 async def snoozing(label: str, times: int) -> None:
     """Come back later more often than there are attempts."""
     await tell(label)
-    told = await http().get(f"{settings().payment_gateway_url}/effects", params={"label": label})
-    if len(told.json()) <= times:
+    if len(await effects(label)) <= times:
         raise Snooze(0.2)
 
 

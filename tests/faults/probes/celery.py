@@ -2,9 +2,9 @@
 
 import time
 
-from ..runtime import RetryPolicy, job  # ty: ignore[import-not-found]
+from ..runtime import PermanentError, RetryPolicy, Snooze, TransientError, job  # ty: ignore[import-not-found]
 from .endings import end
-from .probes import tell  # ty: ignore[import-not-found]
+from .probes import attempt, effects, tell  # ty: ignore[import-not-found]
 
 
 @job(queue="default", retry=None)
@@ -21,3 +21,20 @@ def ends_retried(kind: str, label: str, seconds: float = 0) -> object:
     tell(label)
     time.sleep(seconds)
     return end(kind)
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+def lasts(label: str, seconds: float, how: str) -> str:
+    """Work for so long, and only then succeed, fail, ask for a retry or snooze."""
+    tell(label)
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        time.sleep(0.1)
+    if how == "fails":
+        raise PermanentError("it fails")
+    if how == "retries" and attempt() == 1:
+        raise TransientError("try again", retry_after=0.5)
+    if how == "snoozes" and len(effects(label)) == 1:
+        raise Snooze(0.5)
+    tell(f"{label} end")
+    return label

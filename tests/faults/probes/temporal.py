@@ -5,10 +5,17 @@ import json
 import time
 import urllib.request
 
-from ..runtime import RetryPolicy, current_job, job  # ty: ignore[import-not-found]
+from ..runtime import (  # ty: ignore[import-not-found]
+    PermanentError,
+    RetryPolicy,
+    Snooze,
+    TransientError,
+    current_job,
+    job,
+)
 from ..settings import settings  # ty: ignore[import-not-found]
 from .endings import end
-from .probes import tell  # ty: ignore[import-not-found]
+from .probes import attempt, effects, tell  # ty: ignore[import-not-found]
 
 
 def tell_blocking(label: str, **more: object) -> None:
@@ -44,3 +51,35 @@ async def ends_retried(kind: str, label: str, seconds: float = 0) -> object:
     await tell(label)
     await asyncio.sleep(seconds)
     return end(kind)
+
+
+def how_it_goes_on(how: str, runs: int) -> None:
+    if how == "fails":
+        raise PermanentError("it fails")
+    if how == "retries" and attempt() == 1:
+        raise TransientError("try again", retry_after=0.5)
+    if how == "snoozes" and runs == 1:
+        raise Snooze(0.5)
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+async def lasts(label: str, seconds: float, how: str) -> str:
+    """Work for so long, and only then succeed, fail, ask for a retry or snooze."""
+    await tell(label)
+    await asyncio.sleep(seconds)
+    how_it_goes_on(how, len(await effects(label)))
+    await tell(f"{label} end")
+    return label
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+def lasts_in_a_thread(label: str, seconds: float, how: str) -> str:
+    """The same as a plain function."""
+    tell_blocking(label)
+    began = time.monotonic()
+    while time.monotonic() - began < seconds:
+        time.sleep(0.1)
+    with urllib.request.urlopen(f"{settings().payment_gateway_url}/effects?label={label}", timeout=10) as answer:
+        how_it_goes_on(how, len(json.load(answer)))
+    tell_blocking(f"{label} end")
+    return label
