@@ -22,6 +22,8 @@ import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
 from celery.exceptions import Ignore
+from celery.platforms import EX_FAILURE, EX_OK
+from celery.utils.nodenames import host_format
 from celery.worker import state
 from celery.worker.control import control_command
 from celery.worker.request import Request
@@ -40,20 +42,25 @@ log = structlog.get_logger(__name__)
 
 
 def run_worker(queues: list[str] | None = None) -> None:
-    """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue."""
+    """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue.
+
+    Ends with SystemExit: 0 after SIGTERM, 1 after an error from which the worker cannot recover or a cold shutdown.
+    """
     broker.require()
     names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
     chosen = [queue for queue in QUEUES if queue.name in names]
     app.conf.worker_prefetch_multiplier = min(queue.prefetch for queue in chosen)
-    app.worker_main([
-        "worker",
-        f"--queues={','.join(queue.name for queue in chosen)}",
-        f"--concurrency={max(queue.concurrency for queue in chosen)}",
-        f"--hostname={settings().worker_name or '-'.join([*(queue.name for queue in chosen), str(os.getpid())])}@%h",
-        "--without-gossip",
-        "--without-mingle",
-        f"--loglevel={settings().log_level}",
-    ])  # fmt: skip
+    hostname = settings().worker_name or "-".join([*(queue.name for queue in chosen), str(os.getpid())])
+    worker = app.Worker(  # not app.worker_main, which drops the exit code
+        hostname=host_format(f"{hostname}@%h"),
+        queues=[queue.name for queue in chosen],
+        concurrency=max(queue.concurrency for queue in chosen),
+        without_gossip=True,
+        without_mingle=True,
+        loglevel=settings().log_level,
+    )
+    worker.start()
+    sys.exit(EX_FAILURE if worker.exitcode is None else worker.exitcode)  # None: WorkerTerminate, by a cold shutdown
 
 
 def check() -> Iterator[tuple[str, str, str]]:
@@ -109,8 +116,9 @@ class LeaseKeeper(threading.Thread):
     short (the lease), and this thread moves it on for all in hand, through long jobs, reconnects and the drain.
     """
 
-    def __init__(self, before: Callable[[], None], after: Callable[[Redis], None]) -> None:
+    def __init__(self, worker: Any, before: Callable[[], None], after: Callable[[Redis], None]) -> None:
         super().__init__(name="lease-keeper", daemon=True)
+        self.worker, self.draining = worker, False
         self.client = connect()  # its own: a client shared over a fork could leave a lock held in the child
         self.before, self.after = before, after
 
@@ -151,7 +159,7 @@ class LeaseKeeper(threading.Thread):
         except UNAVAILABLE as error:
             log.warning("not handed back, taken over when their lease ends", error=str(error))
         telemetry.leave()
-        os._exit(0)
+        os._exit(self.worker.exitcode or EX_OK)
 
 
 class LoopTicks(bootsteps.StartStopStep):
@@ -173,7 +181,16 @@ class LoopTicks(bootsteps.StartStopStep):
         LoopTicks.ticked_at = time.monotonic()
 
 
-cast("dict[str, set[type]]", app.steps)["consumer"].add(LoopTicks)
+class DrainLimit(bootsteps.StartStopStep):
+    """Bounds the end that an unrecoverable error brings about, too: Celery waits for running jobs without a limit."""
+
+    def close(self, parent: Any) -> None:
+        _drain()
+
+
+steps = cast("dict[str, set[type]]", app.steps)
+steps["worker"].add(DrainLimit)
+steps["consumer"].add(LoopTicks)
 keeper: LeaseKeeper | None = None
 
 
@@ -200,7 +217,7 @@ def _keep_leases(sender: Any, **_: Any) -> None:
             return True
         return False
 
-    keeper = LeaseKeeper(before=sign_of_life, after=enlist)
+    keeper = LeaseKeeper(sender.controller, before=sign_of_life, after=enlist)
     keeper.start()
     if port := settings().worker_port:
         health.serve(name, settings().worker_host, port, ready)
@@ -208,7 +225,9 @@ def _keep_leases(sender: Any, **_: Any) -> None:
 
 @signals.worker_shutting_down.connect
 def _drain(**_: Any) -> None:
-    if keeper is not None:
+    """Start the drain time, once."""
+    if keeper is not None and not keeper.draining:
+        keeper.draining = True
         timer = threading.Timer(settings().drain, keeper.hand_back_and_exit)
         timer.daemon = True
         timer.start()
