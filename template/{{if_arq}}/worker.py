@@ -14,7 +14,7 @@ from arq.worker import func
 
 from .jobs.resources import on_shutdown, on_startup
 from .ops.worker import QueueWorker
-from .runtime.connection import sentinels
+from .runtime import sentinels
 from .runtime.job import jobs
 from .settings import settings
 
@@ -26,7 +26,7 @@ def _address() -> RedisSettings:
     url = settings().require_redis_url()
     common: dict[str, Any] = {"conn_timeout": 1, "ssl_check_hostname": True}
     if url.startswith("sentinel://"):
-        nodes, login = sentinels(url)
+        nodes, login = sentinels.parse(url)
         login["database"] = login.pop("db")
         return RedisSettings(host=nodes, sentinel=True, sentinel_master=settings().sentinel_master, **login, **common)
     found = RedisSettings.from_dsn(url)  # which leaves most of the query out

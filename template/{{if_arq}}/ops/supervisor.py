@@ -19,7 +19,8 @@ from redis import Redis
 from redis.sentinel import Sentinel
 
 from .. import telemetry
-from ..runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT, UNAVAILABLE, sentinels
+from ..runtime import sentinels
+from ..runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT, UNAVAILABLE
 from ..runtime.record import script
 from ..settings import settings
 
@@ -91,5 +92,5 @@ def connect_blocking() -> Redis:
     options: dict[str, Any] = {"socket_connect_timeout": CONNECT_TIMEOUT, "socket_timeout": REPLY_TIMEOUT}
     if not url.startswith("sentinel://"):
         return Redis.from_url(url, **options, **({"ssl_check_hostname": True} if "rediss" in url[:6] else {}))
-    nodes, login = sentinels(url)
+    nodes, login = sentinels.parse(url)
     return Sentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)

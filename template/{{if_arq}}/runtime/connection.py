@@ -5,7 +5,6 @@ caller, and nothing is ever pickled.
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 from weakref import WeakKeyDictionary
 
 from arq.connections import ArqRedis
@@ -19,7 +18,7 @@ from redis.exceptions import ConnectionError, TimeoutError
 
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
-from . import refusals
+from . import refusals, sentinels
 
 refusals.install()
 
@@ -78,20 +77,9 @@ def connect() -> JobRedis:
         options["ssl_check_hostname"] = True
     if not url.startswith("sentinel://"):
         return JobRedis(BlockingConnectionPool.from_url(url, **waiting, **options))
-    nodes, login = sentinels(url)
+    nodes, login = sentinels.parse(url)
     master = Sentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)
     return JobRedis(master.connection_pool)
-
-
-def sentinels(url: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
-    """The nodes of `sentinel://[user:password@]host:26379/0;sentinel://…`, and how to log in to the master."""
-    nodes = [urlsplit(part) for part in url.split(";")]
-    login = {
-        "db": int(nodes[0].path.strip("/") or 0),
-        "username": nodes[0].username,
-        "password": nodes[0].password,
-    }
-    return [(node.hostname or "localhost", node.port or 26379) for node in nodes], login
 
 
 _clients: WeakKeyDictionary[asyncio.AbstractEventLoop, JobRedis] = WeakKeyDictionary()

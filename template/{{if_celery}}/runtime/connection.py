@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -16,7 +15,7 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel
 
 from ..settings import settings
-from . import refusals
+from . import refusals, sentinels
 
 refusals.install()
 
@@ -38,12 +37,8 @@ def connect() -> Redis:
     }
     if not url.startswith("sentinel://"):
         return Redis.from_url(url, **options)
-    nodes = [urlsplit(part) for part in url.split(";")]
-    sentinel = Sentinel([(node.hostname or "localhost", node.port or 26379) for node in nodes], **options)
-    database = int(nodes[0].path.strip("/") or 0)
-    return sentinel.master_for(
-        settings().sentinel_master, db=database, username=nodes[0].username, password=nodes[0].password, **options
-    )
+    nodes, login = sentinels.parse(url)
+    return Sentinel(nodes, **options).master_for(settings().sentinel_master, **login, **options)
 
 
 @cache
