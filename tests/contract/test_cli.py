@@ -1,8 +1,10 @@
 """The commands: what they print for people and for machines, and the exit codes that scripts rely on."""
 
 import json
+import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -233,15 +235,22 @@ def test_an_absent_broker_ends_with_3_in_time(service: Service, arguments: list[
         assert service.cli(*arguments, code=3, **nowhere).strip()
 
 
-def test_dev_starts_everything_and_ends_with_ctrl_c(installed: Installed) -> None:
+def test_dev_starts_everything_starts_again_what_ended_and_ends_with_ctrl_c(installed: Installed) -> None:
     service = on_its_own(installed)
     try:
+        began = time.monotonic()
         dev = service.start("dev", installed.script, "dev")
         until(lambda: healthy(service) or dev.returncode is not None, 90, dev.log.read_text)
         assert dev.returncode is None, dev.log.read_text()
         assert str(service.api_port) in dev.log.read_text()
         order = str(uuid4())
         service.wait(service.submit("process_order", {"order_id": order, "amount_cents": 100}))
+        until(lambda: time.monotonic() - began > 25, 30)  # a part that ends right after its start is not started again
+        workers = parts(dev, "worker")
+        for worker in workers:
+            os.killpg(worker, signal.SIGKILL)
+        until(lambda: len(parts(dev, "worker")) == len(workers), 20, dev.log.read_text)
+        service.wait(service.submit("process_order", {"order_id": str(uuid4()), "amount_cents": 100}))
         dev.send(signal.SIGINT)
         assert dev.wait(20) == 0
         assert not leftovers(service.folder), "nothing it started is left"
@@ -252,6 +261,12 @@ def test_dev_starts_everything_and_ends_with_ctrl_c(installed: Installed) -> Non
 def test_demo_shows_every_pattern_and_all_goes_as_told(demo: Process) -> None:
     assert demo.wait(60) == 0, demo.log.read_text()
     assert "dead letter" in demo.log.read_text()
+
+
+def parts(dev: Process, command: str) -> list[int]:
+    """The processes that `dev` runs of this command."""
+    children = [int(pid) for pid in Path(f"/proc/{dev.pid}/task/{dev.pid}/children").read_text().split()]
+    return [pid for pid in children if command in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
 
 
 def on_its_own(installed: Installed) -> Service:

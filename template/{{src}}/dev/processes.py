@@ -7,6 +7,7 @@ each child has a session of its own, hears one SIGTERM from us, and only after i
 import asyncio
 import os
 import signal
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ class Child:
     process: asyncio.subprocess.Process
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=20))
     stopping: bool = False
+    started_at: float = field(default_factory=time.monotonic)
+    lasted: float = 0.0  # seconds, once it has ended
 
     @property
     def epitaph(self) -> str:
@@ -102,6 +105,7 @@ class Processes:
     async def _watch(self, child: Child) -> None:
         output = asyncio.create_task(self._pump(child))
         await child.process.wait()
+        child.lasted = time.monotonic() - child.started_at
         child.kill()  # what it may have left behind in its session
         await output
         if not child.stopping:

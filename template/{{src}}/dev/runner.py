@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -32,12 +32,14 @@ READY_WITHIN = 20.0  # seconds; then the overview comes anyway
 FAILURE = '{"fail": [{"status": 503, "times": 2}]}'
 ORDER = '{"order_id": "42", "amount_cents": 1999}'
 LOOK_EVERY = 0.5  # seconds between looks for changed code
+STARTED_WITHIN = 10.0  # seconds; a part that lived longer is started again when it ends
+RESTART_PAUSE = 1.0  # seconds, doubled for each restart of a part up to a minute
 
 
 def dev() -> int:
     """Run everything until Ctrl-C or SIGTERM.
 
-    Returns 0 if it was stopped, 1 if a part ended by itself, 2 if it could not start.
+    Returns 0 if it was stopped, 1 if its broker ended, or a part soon after its start, 2 if it could not start.
     """
     if sys.platform == "win32":
         return _refuse("`dev` needs Linux or macOS as workers do: run it in WSL2.")
@@ -121,19 +123,30 @@ async def start_service(processes: Processes, service: Mapping[str, Sequence[str
 async def _until_stopped(
     stop: asyncio.Event, processes: Processes, service: Mapping[str, Sequence[str]]
 ) -> Child | None:
-    """Restart the service when its code changes; answers the child that ended by itself, None when asked to stop.
+    """Restart the service when its code changes, and a part of it that ends, as a platform would.
 
-    Once code has changed, a child that ends is most likely your last edit: it waits for the next one.
+    Returns the child without which it cannot continue, None when asked to stop. A part that ends soon after its start
+    would end again: after an edit it waits for the next one.
     """
     stopped, crash = asyncio.create_task(stop.wait()), asyncio.create_task(processes.crash())
     seen, edited = _code(), False
+    restarts: Counter[str] = Counter()
     while not stop.is_set():
         await asyncio.wait([stopped, crash], timeout=LOOK_EVERY, return_when=asyncio.FIRST_COMPLETED)
         if crash.done() and not stop.is_set():
-            if not edited or crash.result().name not in service:
-                return crash.result()
-            print(f"{crash.result().name} ended: it starts again when you have edited the code", flush=True)
+            ended = crash.result()
             crash = asyncio.create_task(processes.crash())
+            if ended.name in service and (ended.lasted > STARTED_WITHIN or restarts[ended.name]):
+                pause = min(60.0, RESTART_PAUSE * 2 ** restarts[ended.name])
+                print(f"{ended.epitaph}: it starts again in {pause:g} s", flush=True)
+                restarts[ended.name] += 1
+                await asyncio.wait([stopped], timeout=pause)
+                if not stop.is_set():
+                    await start_service(processes, {ended.name: service[ended.name]})
+            elif edited and ended.name in service:
+                print(f"{ended.name} ended: it starts again when you have edited the code", flush=True)
+            else:
+                return ended
         if (now := _code()) != seen and not stop.is_set():
             changed = sorted(path.relative_to(SOURCE).as_posix() for path, _ in now.items() ^ seen.items())
             print(f"changed: {', '.join(dict.fromkeys(changed))}; restarting", flush=True)
