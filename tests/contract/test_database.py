@@ -45,6 +45,31 @@ if "EVERY" in os.environ:
 """
 
 
+# As another program, or a person in Django's shell, writes into the table.
+ROW_OF_ANOTHER = """
+import json, sys
+from datetime import UTC, datetime, timedelta
+from {package}.admin import setup
+setup()
+from django_celery_beat.models import ClockedSchedule, CrontabSchedule, IntervalSchedule, PeriodicTask
+name, kind = sys.argv[1:]
+interval, _ = IntervalSchedule.objects.get_or_create(every=1, period="seconds")
+later = datetime.now(UTC) + timedelta(days=1)
+values = {{
+    "timezone": lambda: {{"crontab": CrontabSchedule.objects.get_or_create(minute="*", timezone="Europe/Berlin")[0]}},
+    "clocked": lambda: {{"clocked": ClockedSchedule.objects.create(clocked_time=later), "one_off": True}},
+    "one_off": lambda: {{"interval": interval, "one_off": True}},
+    "expires": lambda: {{"interval": interval, "expires": later}},
+    "expire_seconds": lambda: {{"interval": interval, "expire_seconds": 5}},
+    "start_time": lambda: {{"interval": interval, "start_time": later}},
+    "priority": lambda: {{"interval": interval, "priority": 3}},
+    "routing_key": lambda: {{"interval": interval, "routing_key": "elsewhere"}},
+    "args": lambda: {{"interval": interval, "args": '["by position"]'}},
+}}[kind]()
+PeriodicTask.objects.create(name=name, task="mark", kwargs=json.dumps({{"label": name}}), **values)
+"""
+
+
 class Admin:
     """The admin page as a person meets it, without a browser (tests/console has one)."""
 
@@ -288,6 +313,28 @@ def test_a_schedule_whose_job_is_gone_is_disabled_with_an_alarm_and_the_others_g
     service.told("seasonal", seen + 1)
     assert not schedule(service, "orphan")["problem"], "the job is back"
     admin.act("pause", "orphan")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["timezone", "clocked", "one_off", "expires", "expire_seconds", "start_time", "priority", "routing_key", "args"],
+)
+def test_a_row_of_another_program_is_refused_by_what_it_asks_for(
+    admin: Admin, service: Service, schedulers: list[Process], kind: str
+) -> None:
+    name = f"foreign {kind}"
+    code = ROW_OF_ANOTHER.format(package=service.installed.package)
+    wrote = service.start("shell", service.installed.python, "-c", code, name, kind)
+    assert wrote.wait(30) == 0, wrote.log.read_text()
+    assert kind in schedule(service, name)["problem"], "it is not fired in another way than its row says"
+    assert any(name in reason for reason in service.health()["reasons"])
+    ticks = len(service.effects(label="tick"))
+    service.told("tick", ticks + 2)
+    assert not service.effects(label=name)
+    if kind == "one_off":
+        admin.put(name, when="every 1 seconds", kwargs=f'{{"label": "{name}"}}')
+        service.told(name, 2)
+    admin.act("pause", name)
 
 
 def test_while_the_database_is_away_jobs_flow_and_schedules_say_so(

@@ -21,7 +21,7 @@ from .. import health, logs
 from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, Submission, UnknownSchedule
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
-from ..runtime.connection import UNAVAILABLE, close, dumps, redis, text, texts
+from ..runtime.connection import UNAVAILABLE, close, dumps, redis, server_time, text, texts
 from ..runtime.job import Schedule
 from ..runtime.results import large_results
 from ..settings import settings
@@ -69,8 +69,10 @@ async def _tick(schedules: list[Schedule]) -> float:
     """Fire what is due; answers the seconds until the next look."""
     try:
         stored, pauses = await _noted()
+        now = await server_time()
         waits = [
-            await _look(schedule, stored.get(schedule.name), pauses.get(schedule.name, "0")) for schedule in schedules
+            await _look(schedule, stored.get(schedule.name), pauses.get(schedule.name, "0"), now)
+            for schedule in schedules
         ]
     except UNAVAILABLE as error:
         log.warning("Redis does not answer, schedules wait", error=str(error))
@@ -78,22 +80,28 @@ async def _tick(schedules: list[Schedule]) -> float:
     return max(0.0, min([LOOK_EVERY, *waits]))
 
 
-async def _look(schedule: Schedule, stored: bytes | None, pause: str) -> float:
+async def _look(schedule: Schedule, stored: bytes | None, pause: str, now: float) -> float:
     if pause == PAUSED:
         return LOOK_EVERY
     if stored is None:
-        await redis().hsetnx(STATE, schedule.name, dumps({"since": time.time()}))
+        await redis().hsetnx(STATE, schedule.name, dumps({"since": now}))
         return 0.0
     seen = from_json(stored)
+    if _last(seen, pause) > now + GRACE:
+        log.warning("the clock was set back: the schedule counts from now", schedule=schedule.name)
+        await redis().hdel(PAUSES, schedule.name)
+        recounted = {"since": now, "runs": seen.get("runs", 0)}
+        await redis().eval(NOTE, 1, STATE, schedule.name, stored, dumps(recounted))
+        return 0.0
     due = schedule.due_after(_last(seen, pause))
-    if due > time.time():
-        return due - time.time()
+    if due > now:
+        return due - now
     try:
         sent = await _submit(schedule, f"{due:.3f}")
         log.info("schedule fired", schedule=schedule.name, job_id=sent.id, new=sent.created)
     except IdempotencyConflict as error:  # a release with another payload has fired it, or its job is still alive
         log.info("schedule fired before", schedule=schedule.name, why=str(error))
-    fired = {"last_run_at": time.time(), "runs": seen.get("runs", 0) + 1}
+    fired = {"last_run_at": now, "runs": seen.get("runs", 0) + 1}
     await redis().eval(NOTE, 1, STATE, schedule.name, stored, dumps(fired))
     return 0.0
 
@@ -130,7 +138,7 @@ def _sweep() -> None:
 async def statuses() -> list[ScheduleStatus]:
     """Every declared schedule; `silent` if its next firing is overdue."""
     stored, pauses = await _noted()
-    now, found = time.time(), []
+    now, found = await server_time(), []
     for schedule in declared():
         seen = from_json(stored.get(schedule.name, b"{}"))
         pause = pauses.get(schedule.name, "0")
@@ -200,7 +208,7 @@ async def pause(name: str) -> None:
 async def resume(name: str) -> None:
     """Let it fire again at its next time; raises UnknownSchedule."""
     if await redis().hget(PAUSES, _known(name)) == PAUSED.encode():
-        await redis().hset(PAUSES, name, time.time())
+        await redis().hset(PAUSES, name, await server_time())
 
 
 async def fire(name: str) -> Submission:
@@ -221,4 +229,4 @@ async def make_due(job: str) -> None:
     """Let the schedules of this job fire at the next look, as if they had been declared an interval ago."""
     for schedule in declared():
         if schedule.job.name == job:
-            await redis().hset(STATE, schedule.name, dumps({"since": time.time() - longest_gap(schedule)}))
+            await redis().hset(STATE, schedule.name, dumps({"since": await server_time() - longest_gap(schedule)}))

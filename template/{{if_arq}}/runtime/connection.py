@@ -103,6 +103,12 @@ async def close() -> None:
         await client.aclose(close_connection_pool=True)
 
 
+async def server_time() -> float:
+    """Seconds since the epoch by Redis' clock: the clocks of machines differ, and are set."""
+    seconds, microseconds = await redis().time()
+    return seconds + microseconds / 1e6
+
+
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Call until Redis answers, pausing up to a second: for what a begun job must not lose (its time limit ends it)."""
     pause = 0.05

@@ -27,7 +27,7 @@ from ..contract import (
 )
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
-from ..runtime.connection import UNAVAILABLE
+from ..runtime.connection import UNAVAILABLE, server_time
 from ..runtime.job import Schedule
 from ..runtime.results import large_results
 from ..settings import settings
@@ -53,11 +53,11 @@ class Entry:
     problem: str = ""
     """Why it cannot fire, until a person mends it."""
 
-    def due(self) -> float:
+    def due(self, now: float) -> float:
         """When it fires, or should have fired; one with a problem is overdue at once, not when its time has come."""
         if self.problem and self.since:
             return self.since
-        return self.schedule.due_after(time.time() if self.since is None else self.since)
+        return self.schedule.due_after(now if self.since is None else self.since)
 
     def submit(self, firing: str) -> Submission:
         """Queue its job, once for each firing; with a key of its own only if none is alive."""
@@ -79,11 +79,15 @@ class SharedScheduler(Scheduler):
     def entries(self) -> list[Entry]:
         raise NotImplementedError
 
-    def seen(self, entry: Entry) -> None:
+    def seen(self, entry: Entry, now: float) -> None:
         """Its next time counts from now, unless another scheduler has seen it before."""
         raise NotImplementedError
 
-    def fired(self, entry: Entry) -> None:
+    def recount(self, entry: Entry, now: float) -> None:
+        """Its next time counts from now, since what is remembered lies in the future: the clock was set back."""
+        raise NotImplementedError
+
+    def fired(self, entry: Entry, now: float) -> None:
         """One more run, now."""
         raise NotImplementedError
 
@@ -91,7 +95,8 @@ class SharedScheduler(Scheduler):
         """Fire what is due; answers the seconds until the next look."""
         health.beat("scheduler")
         try:
-            waits = [self._look(entry) for entry in self.entries()]
+            now = server_time()
+            waits = [self._look(entry, now) for entry in self.entries()]
         except (*UNAVAILABLE, BrokerUnavailable) as error:
             log.warning("no answer, schedules wait", error=str(error))
             return LOOK_EVERY
@@ -100,15 +105,19 @@ class SharedScheduler(Scheduler):
             Thread(target=_sweep, daemon=True).start()
         return max(0.0, min([LOOK_EVERY, *waits]))
 
-    def _look(self, entry: Entry) -> float:
+    def _look(self, entry: Entry, now: float) -> float:
         name = entry.schedule.name
         if entry.paused or entry.problem:
             return LOOK_EVERY
         if entry.since is None:
-            self.seen(entry)
+            self.seen(entry, now)
             return 0.0
-        if (due := entry.due()) > time.time():
-            return due - time.time()
+        if entry.since > now + GRACE:
+            log.warning("the clock was set back: the schedule counts from now", schedule=name)
+            self.recount(entry, now)
+            return 0.0
+        if (due := entry.due(now)) > now:
+            return due - now
         try:
             sent = entry.submit(f"{due:.3f}")
             log.info("schedule fired", schedule=name, job_id=sent.id, new=sent.created)
@@ -119,7 +128,7 @@ class SharedScheduler(Scheduler):
         except Exception:  # the others go on, and this one is overdue soon
             log.exception("schedule cannot fire", schedule=name)
             return LOOK_EVERY
-        self.fired(entry)
+        self.fired(entry, now)
         return 0.0
 
 
@@ -134,9 +143,9 @@ def _sweep() -> None:
 
 def told(entries: Iterable[Entry]) -> list[ScheduleStatus]:
     """What the contract says of them; one is `silent` if its next firing is overdue."""
-    now, found = time.time(), []
+    now, found = server_time(), []
     for entry in entries:
-        schedule, due = entry.schedule, entry.due()
+        schedule, due = entry.schedule, entry.due(now)
         found.append(
             ScheduleStatus(
                 name=schedule.name,

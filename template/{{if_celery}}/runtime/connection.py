@@ -5,7 +5,7 @@ caller.
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -45,6 +45,12 @@ def connect() -> Redis:
 def redis() -> Redis:
     """This process's client (safe to use after a fork: its pool notices)."""
     return connect()
+
+
+def server_time() -> float:
+    """Seconds since the epoch by Redis' clock: the clocks of machines differ, and are set."""
+    seconds, microseconds = cast("tuple[int, int]", redis().time())
+    return seconds + microseconds / 1e6
 
 
 def patiently(call: Callable[[], T]) -> T:

@@ -10,7 +10,7 @@ from typing import Any
 from .. import broker
 from ..celery import app
 from ..contract import ScheduleStatus, Submission
-from ..runtime.connection import redis
+from ..runtime.connection import redis, server_time
 from ..runtime.job import Schedule
 from ..settings import settings
 from .firing import Entry, SharedScheduler, declared, longest_gap, named, told
@@ -40,11 +40,15 @@ class JobScheduler(SharedScheduler):
     def entries(self) -> list[Entry]:
         return _entries()
 
-    def seen(self, entry: Entry) -> None:
-        redis().hsetnx(STATE, entry.schedule.name, json.dumps({"since": time.time()}))
+    def seen(self, entry: Entry, now: float) -> None:
+        redis().hsetnx(STATE, entry.schedule.name, json.dumps({"since": now}))
 
-    def fired(self, entry: Entry) -> None:
-        redis().hset(STATE, entry.schedule.name, json.dumps({"last_run_at": time.time(), "runs": entry.runs + 1}))
+    def recount(self, entry: Entry, now: float) -> None:
+        redis().hset(STATE, entry.schedule.name, json.dumps({"since": now, "runs": entry.runs}))
+        redis().hdel(PAUSES, entry.schedule.name)
+
+    def fired(self, entry: Entry, now: float) -> None:
+        redis().hset(STATE, entry.schedule.name, json.dumps({"last_run_at": now, "runs": entry.runs + 1}))
 
 
 def _entries() -> list[Entry]:
@@ -79,7 +83,7 @@ def pause(name: str) -> None:
 def resume(name: str) -> None:
     """Let it fire again at its next time; raises UnknownSchedule."""
     if named(name, _entries()).paused:
-        redis().hset(PAUSES, name, str(time.time()))
+        redis().hset(PAUSES, name, str(server_time()))
 
 
 def fire(name: str) -> Submission:
@@ -91,4 +95,4 @@ async def make_due(job: str) -> None:
     """Let the schedules of this job fire at once, as if they had been declared long ago."""
     for schedule in declared():
         if schedule.job.name == job:
-            redis().hset(STATE, schedule.name, json.dumps({"since": time.time() - longest_gap(schedule)}))
+            redis().hset(STATE, schedule.name, json.dumps({"since": server_time() - longest_gap(schedule)}))

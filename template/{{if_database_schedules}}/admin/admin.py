@@ -4,7 +4,6 @@ django-celery-beat's own page takes any name of a task, any queue and any argume
 scheduler heeds.
 """
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..celery import app
 from ..contract import ContractError
 from ..ops.schedules import fire
 from ..queues import QUEUES
+from ..runtime.connection import server_time
 from ..runtime.task import JobTask
 from . import rows, times
 from .models import Row
@@ -127,7 +127,7 @@ class ScheduleAdmin(admin.ModelAdmin):
         super().save_model(request, obj, form, change)
         models.PeriodicTask.objects.filter(pk=obj.pk).update(last_run_at=last_run_at)
         if {"when", "enabled", "task"} & {*form.changed_data}:
-            rows.count_from(obj.name, time.time())
+            rows.count_from(obj.name, server_time())
 
     @admin.action(description="Pause", permissions=["change"])
     def pause(self, request: HttpRequest, chosen: Iterable[Row]) -> None:

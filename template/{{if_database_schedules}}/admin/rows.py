@@ -6,7 +6,6 @@ overdue until a person mends or pauses it.
 """
 
 import json
-import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,7 +18,7 @@ from pydantic_core import to_jsonable_python
 from ..celery import app
 from ..contract import ContractError
 from ..ops.firing import Entry, declared
-from ..runtime.connection import redis
+from ..runtime.connection import redis, server_time
 from ..runtime.job import Schedule
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask
@@ -98,6 +97,8 @@ def _problem(row: Row) -> str:
     task = app.tasks.get(row.task)
     if not isinstance(task, JobTask):
         return f"there is no job {row.task!r}: choose another, or delete the schedule"
+    if strange := times.foreign(row):
+        return f"{strange}: schedules here know only a crontab in UTC or an interval; save it once on the admin page"
     try:
         times.read(times.of(row))
         known_queue(row.queue or "default")
@@ -159,18 +160,24 @@ def is_declared(row: Row) -> bool:
     return _memory(row).declared is not None
 
 
-def seen(entry: Entry) -> None:
+def seen(entry: Entry, now: float) -> None:
     """Its next time counts from now, unless another scheduler has seen it before."""
     row = PeriodicTask.objects.get(name=entry.schedule.name)
     Memory.objects.get_or_create(schedule=row)
-    Memory.objects.filter(schedule=row, since=None).update(since=datetime.now(UTC))
+    Memory.objects.filter(schedule=row, since=None).update(since=datetime.fromtimestamp(now, UTC))
 
 
-def fired(entry: Entry) -> None:
+def recount(entry: Entry, now: float) -> None:
+    """Its next time counts from now, although it was seen or has fired later than that."""
+    _change(entry.schedule.name, last_run_at=entry.last_run_at and datetime.fromtimestamp(now, UTC))
+    count_from(entry.schedule.name, now)
+
+
+def fired(entry: Entry, now: float) -> None:
     """One more run; of schedulers that fired it together, one is counted."""
     before = entry.last_run_at and datetime.fromtimestamp(entry.last_run_at, UTC)
     rows = PeriodicTask.objects.filter(name=entry.schedule.name, last_run_at=before)
-    rows.update(last_run_at=datetime.now(UTC), total_run_count=F("total_run_count") + 1)
+    rows.update(last_run_at=datetime.fromtimestamp(now, UTC), total_run_count=F("total_run_count") + 1)
 
 
 def pause(name: str) -> None:
@@ -184,7 +191,7 @@ def resume(name: str) -> None:
     _change(name, enabled=True)
     Memory.objects.filter(schedule__name=name).update(problem="")
     if _entry(_rows().get(name=name), None).since:
-        count_from(name, time.time())
+        count_from(name, server_time())
 
 
 def count_from(name: str, moment: float) -> None:

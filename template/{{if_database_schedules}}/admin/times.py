@@ -14,6 +14,20 @@ from .models import Row
 
 YEAR = timedelta(days=366)
 FIELDS = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
+FOREIGN = {
+    "solar": None,
+    "clocked": None,
+    "one_off": False,
+    "start_time": None,
+    "expires": None,
+    "expire_seconds": None,
+    "priority": None,
+    "exchange": None,
+    "routing_key": None,
+    "args": "[]",
+    "headers": "{}",
+}
+"""What other programs write into the table and no scheduler of this service reads, with the values that say nothing."""
 UNITS = {"days": 86_400_000_000, "hours": 3_600_000_000, "minutes": 60_000_000, "seconds": 1_000_000, "microseconds": 1}
 
 
@@ -57,10 +71,22 @@ def of(row: Row) -> str:
     return f"every {row.interval.every} {row.interval.period}" if row.interval else ""
 
 
+def foreign(row: Row) -> str:
+    """What the row asks for that would be ignored; empty if nothing."""
+    found = [
+        f"{field} {value}" for field, nothing in FOREIGN.items() if (value := getattr(row, field)) not in (nothing, "")
+    ]
+    if row.crontab and str(row.crontab.timezone) != "UTC":
+        found.append(f"timezone {row.crontab.timezone}")
+    return ", ".join(found)
+
+
 def put(text: str, row: Row) -> None:
-    """Let the row have these times; raises ValueError as `read` does."""
+    """Let the row have these times and no others; raises ValueError as `read` does."""
     when = read(text)
-    row.crontab = row.interval = row.solar = row.clocked = None
+    row.crontab = row.interval = None
+    for field, nothing in FOREIGN.items():
+        setattr(row, field, nothing)
     if isinstance(when, crontab):
         fields = dict(zip(FIELDS, text.split(), strict=True))
         row.crontab, _ = CrontabSchedule._default_manager.get_or_create(**fields, timezone="UTC")

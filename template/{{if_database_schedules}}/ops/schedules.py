@@ -12,6 +12,7 @@ from .. import broker
 from ..admin import database, setup
 from ..celery import app
 from ..contract import InvalidPayload, ScheduleStatus, Submission
+from ..runtime.connection import server_time
 from ..settings import settings
 from .firing import Entry, SharedScheduler, declared, longest_gap, named, told
 
@@ -44,13 +45,17 @@ class JobScheduler(SharedScheduler):
                 self.synchronised = True
             return rows.entries()
 
-    def seen(self, entry: Entry) -> None:
+    def seen(self, entry: Entry, now: float) -> None:
         with database() as rows:
-            rows.seen(entry)
+            rows.seen(entry, now)
 
-    def fired(self, entry: Entry) -> None:
+    def recount(self, entry: Entry, now: float) -> None:
         with database() as rows:
-            rows.fired(entry)
+            rows.recount(entry, now)
+
+    def fired(self, entry: Entry, now: float) -> None:
+        with database() as rows:
+            rows.fired(entry, now)
 
 
 def statuses() -> list[ScheduleStatus]:
@@ -91,4 +96,4 @@ def _make_due(job: str) -> None:
     with database() as rows:
         for entry in rows.entries():
             if entry.schedule.job.name == job:
-                rows.count_from(entry.schedule.name, time.time() - longest_gap(entry.schedule))
+                rows.count_from(entry.schedule.name, server_time() - longest_gap(entry.schedule))
