@@ -93,7 +93,7 @@ class AdaptivePoll:
 
     A poll that submits its successor forks into two loops when it is redelivered. This is one job with one id that
     snoozes; a schedule with a fixed `key` starts it, and starts it again should it ever have ended. An interval is up
-    to a tenth shorter, at random, so that polls that began together do not ask together.
+    to a tenth longer, at random, so that polls that began together do not ask together.
     """
 
     base: float = 30.0
@@ -107,4 +107,4 @@ class AdaptivePoll:
         last = float(await records().field(job.id, "poll_interval") or self.base / 2)
         interval = self.base if active else min(self.cap, 2 * last)
         await records().update(job.id, poll_interval=interval, polls=job.polls + 1)
-        raise Snooze(interval * random.uniform(0.9, 1), f"next poll in {interval:g} s")
+        raise Snooze(interval * random.uniform(1, 1.1), f"next poll in {interval:g} s")
