@@ -10,6 +10,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import Any
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from pydantic import SecretStr
-from pydantic_core import PydanticSerializationError
+from pydantic_core import from_json
 from temporalio import activity, converter, workflow
 from temporalio.api.common.v1 import Payload
 from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_converter
@@ -33,6 +34,7 @@ ENCRYPTED = b"binary/encrypted"
 DRIVER = "large-results"  # histories record it: under another name nobody could read what is stored
 PREFIX = "payload."  # and the SHA-256: a task tried again writes no second object, unless it is encrypted anew
 TIMEOUT = 30.0  # seconds for one large payload; a frozen store must not hold a worker's slot for ever
+NOT_FINITE = re.compile(rb"NaN|Infinity")  # perhaps only in a text
 MARGIN = 3600.0  # seconds; arguments are stored before the server starts the workflow, and clocks differ
 
 
@@ -71,17 +73,36 @@ def data_converter() -> converter.DataConverter:
 
 
 class JsonConverter(PydanticPayloadConverter):
-    """A value that is no JSON fails for good and says where; else an activity is run again for ever to return it."""
+    """A value that is not JSON fails permanently and shows where; else an activity is run forever to return it.
+
+    Nor are NaN and the infinities, which pydantic would write as such and most readers refuse.
+    """
 
     def to_payloads(self, values: Sequence[Any]) -> list[Payload]:
         """Raises ApplicationError, non-retryable."""
         try:
-            return super().to_payloads(values)
-        except PydanticSerializationError as error:
+            payloads = super().to_payloads(values)
+            for payload in payloads:
+                _check_numbers(payload)
+        except ValueError as error:  # of which all errors of encoding are
             inside = workflow.info().workflow_type if workflow.in_workflow() else "client"
             inside = activity.info().activity_type if activity.in_activity() else inside
-            text = f"{inside}: {', '.join(type(value).__name__ for value in values)} is no JSON: {error}"
+            text = f"{inside}: {', '.join(type(value).__name__ for value in values)} is not JSON: {error}"
             raise ApplicationError(text, type=type(error).__name__, non_retryable=True) from None
+        return payloads
+
+
+def is_json(payload: Payload) -> bool:
+    """Whether it can be a result: bytes and messages of protobuf cannot."""
+    return payload.metadata["encoding"].startswith((b"json/", b"binary/null"))
+
+
+def _check_numbers(payload: Payload) -> None:
+    if payload.metadata.get("encoding") == b"json/plain" and NOT_FINITE.search(payload.data):
+        try:
+            from_json(payload.data, allow_inf_nan=False)
+        except ValueError:
+            raise ValueError("it holds NaN or an infinity") from None
 
 
 class Encryption(converter.PayloadCodec):

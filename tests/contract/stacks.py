@@ -142,7 +142,8 @@ class Stack:
     def probes(self) -> dict[str, Path]:
         """The jobs that the tests submit, written in this stack's own way, by their names in jobs/."""
         own = f"{self.answers['stack']}.py"
-        return {"probes.py": PROBES / own, "faults.py": FAULTS / own, "endings.py": FAULTS / "endings.py"}
+        of_stack = {path.name: path for path in FAULTS.glob(f"{self.answers['stack']}_*.py")}
+        return {"probes.py": PROBES / own, "faults.py": FAULTS / own, "endings.py": FAULTS / "endings.py"} | of_stack
 
     def environment(self, port: int) -> dict[str, str]:
         programs = {variable: program(script) for variable, script in self.programs.items()}
@@ -222,7 +223,6 @@ STACKS = {
                 "test_alerts.py::test_a_fault_*[killed scheduler]": "the server fires schedules, whoever declared them",
                 "test_schedules.py::test_after_*": "its server fires schedules by its own clock",
                 "test_sentinel.py::*": "it needs no Redis",
-                "test_waiting.py::*": "its server counts the rate (`per_second`) and wakes what waits",
                 "test_state.py::*": "its server keeps the state, and workflows replay",
                 "test_tracing.py::test_of_a_flood_*": "its dev server starts fewer jobs a second than traces are kept",
             },

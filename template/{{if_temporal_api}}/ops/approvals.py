@@ -77,7 +77,10 @@ async def _waiting(job_id: str) -> WorkflowExecutionDescription:
     wanted = JobId.parse(job_id)
     found = await status.describe(wanted)
     state = (await status.status_of(found, wanted)).state
-    if state in FINAL or (await status.read(found)).waiting_for is None:
+    memo = await status.read(found)
+    if memo.unreadable:
+        raise BrokerUnavailable(f"job {job_id} cannot be read here: {memo.unreadable}")
+    if state in FINAL or memo.waiting_for is None:
         raise ContractError(f"job {job_id} ({state}) waits for no decision")
     return found
 
@@ -89,6 +92,6 @@ async def _approval(found: WorkflowExecution) -> Approval:
         id=str(status.job_id(found, memo)),
         name=found.workflow_type,
         queue=found.task_queue,
-        waiting_for=memo.waiting_for or "",
+        waiting_for=memo.waiting_for or memo.unreadable or "",
         since=since.timestamp(),
     )

@@ -26,6 +26,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from ..contract import BrokerUnavailable, ContractError, DeadLetter, NotADeadLetter, Submission, UnknownJob
 from ..runtime.connection import NO_ANSWER, client
+from ..runtime.errors import describe
 from ..runtime.job import jobs
 from ..runtime.submission import JobId
 from . import history, status
@@ -52,8 +53,8 @@ async def listed(*, job: str | None, queue: str | None, reason: str | None, limi
         found = [letter for letter in letters if reason in (None, letter.reason)]
         if len(found) >= limit:
             break
-    if reason in (None, "unexpected"):
-        found += [letter async for letter in _stuck(here)]
+    if reason in (None, "unexpected", "undecodable"):
+        found += [letter async for letter in _stuck(here) if reason in (None, letter.reason)]
     return sorted(found, key=lambda letter: letter.failed_at, reverse=True)[:limit]
 
 
@@ -111,7 +112,7 @@ async def _of(found: WorkflowExecutionDescription) -> DeadLetter | None:
         if memo.state == "parked":
             return _letter(found, memo)
         problem = await history.stuck(found)
-        return _letter(found, memo, {"error": problem, "replayable": False}) if problem else None
+        return _letter(found, memo, {**vars(problem), "replayable": False}) if problem else None
     gone = memo.state is not None or found.run_id in _deleted or status.extended(found).reset_run_id
     if found.status not in FAILED or gone:
         return None
@@ -128,13 +129,13 @@ def _letter(found: WorkflowExecution, memo: status.Memo, told: Mapping[str, Any]
         job=found.workflow_type,
         queue=found.task_queue,
         reason=told.get("reason") or "unexpected",
-        error=told.get("error") or "",
+        error=told.get("error") or memo.unreadable or "",
         traceback=told.get("traceback") or "",
         attempts=told.get("attempts") or 0,
         failed_at=told.get("finished_at") or ended.timestamp(),
         idempotency_key=memo.job.get("key"),
         trace_id=memo.job.get("trace_id"),
-        replayable=told.get("replayable", True),
+        replayable=told.get("replayable", True) and not memo.unreadable,
     )
 
 
@@ -149,7 +150,7 @@ async def payload_of(found: WorkflowExecutionDescription) -> dict[str, Any]:
             list(first.workflow_execution_started_event_attributes.input.payloads)
         )
     except Exception as error:  # whatever it is that somebody sent
-        return {"payload": None, "replayable": False, "traceback": f"its payload cannot be read: {error}"}
+        return {"payload": None, "replayable": False, "traceback": f"its payload cannot be read: {describe(error)}"}
     if job is None:
         return {"payload": values}
     if job.payload_parameter:
@@ -173,10 +174,13 @@ async def replay(job_id: str) -> Submission:
 
 async def _replay(job_id: str, wanted: JobId) -> Submission:
     found, letter = await _found(job_id)
-    if await history.stuck(found):
+    problem = await history.stuck(found)
+    if problem and problem.reason != "undecodable":
         raise ContractError(
             f"job {job_id} is stuck in its own code: {letter.error}. Deploy the fix and it goes on; or discard it"
         )
+    if unreadable := (await status.read(found)).unreadable:
+        raise ContractError(f"dead letter {job_id} cannot be read here, so not be run again: {unreadable}")
     if not letter.replayable:
         raise ContractError(f"dead letter {job_id} ({letter.reason}) cannot be run again: discard it")
     if found.status in FAILED:

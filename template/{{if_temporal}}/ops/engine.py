@@ -9,8 +9,10 @@ from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
 from temporalio.service import RPCError, RPCStatusCode
 
 from .. import calls
@@ -33,10 +35,11 @@ from ..contract import (
 )
 from ..engine import Engine
 from ..health import judge
-from ..payloads import PayloadGone
+from ..payloads import PayloadError, PayloadGone, PayloadStoreUnavailable, is_json
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection
 from ..runtime.connection import UNAVAILABLE, client, unavailable
+from ..runtime.errors import shorten
 from ..runtime.job import Job, jobs
 from ..runtime.submission import JobId
 from ..settings import settings
@@ -57,6 +60,8 @@ def answering(method: Callable[P, Awaitable[T]]) -> "Callable[P, CoroutineType[A
         try:
             return await method(*args, **kwargs)
         except UNAVAILABLE as error:
+            if isinstance(error, PayloadError) and not isinstance(error, PayloadStoreUnavailable):
+                raise BrokerUnavailable(f"this process cannot read it: {error}") from error
             if not unavailable(error):
                 raise
             why = str(error).partition(": ")[0]  # what follows is the transport's own story
@@ -102,6 +107,10 @@ class TemporalEngine:
         except ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
             raise InvalidPayload(f"the payload does not fit {name}", [dict(entry) for entry in errors]) from error
+        except (ApplicationError, PydanticSerializationError, UnicodeEncodeError) as error:
+            raise InvalidPayload(
+                f"the payload of {name} or its key cannot be encoded: {shorten(str(error))}"
+            ) from error
         self._submitted = (JobId.parse(sent.id).workflow_id, time.monotonic())
         return sent
 
@@ -128,6 +137,8 @@ class TemporalEngine:
             value: RawValue = await handle.result(follow_runs=False)
         except PayloadGone:
             raise gone from None
+        if not is_json(value.payload):  # of a workflow that is no job
+            raise JobFailed(f"job {job_id} returned what is not JSON: {value.payload.metadata['encoding'].decode()}")
         document = value.payload.data or b"null"
         return Result(size=len(document), chunks=_chunks(document))
 

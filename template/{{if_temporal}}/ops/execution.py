@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 from temporalio import activity
 from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
@@ -26,17 +26,24 @@ from temporalio.worker import (
 )
 
 from .. import telemetry
+from ..payloads import is_json
+from ..runtime.errors import describe, describe_traceback, shorten
 from ..runtime.job import Job, jobs
 from ..runtime.progress import Book, JobContext, Running, running
-from ..runtime.retry import PermanentError, Snooze, TimedOut, TransientError
+from ..runtime.retry import PermanentError, Snooze, TransientError
 from ..settings import settings
 from . import held
+from .limits import Limits, Raised
 
 CARRIED = "job"  # the header in which a workflow tells its activities of the job; see workflows.py
 BOOK = "job-book"  # in the metadata of a result
 HANDED_BACK, SNOOZED = "HandedBack", "Snoozed"  # types of failures that are none
 AT_ONCE = timedelta(milliseconds=50)
-LAST_WORDS = 2.0  # seconds that a job has when it is stopped
+LONGEST_PAUSE = 10 * 365 * 86_400.0  # seconds
+NOT_FROM_OUTSIDE = (
+    "activity.raise_complete_async(): a job ends with its function; to wait for something outside make it a workflow, "
+    "which waits by self.decision(…), a signal or an update, or call it in an activity that is no job"
+)
 KEPT = 200  # runs of which the book tells singly
 
 
@@ -52,9 +59,11 @@ class Heartbeats(ActivityOutboundInterceptor):
 
     def heartbeat(self, *details: Any) -> None:
         if run := running.get():
+            activity.payload_converter().to_payloads(details)  # what is no JSON is an error of who calls
             run.details = details
-            return super().heartbeat(run.book.written(), *details)
-        return super().heartbeat(*details)
+            run.beat()
+        else:
+            super().heartbeat(*details)
 
     def info(self) -> activity.Info:
         info = super().info()
@@ -67,6 +76,8 @@ class Execution(ActivityInboundInterceptor):
     """Around each run of a job's function; other activities are run as they are."""
 
     def init(self, outbound: ActivityOutboundInterceptor) -> None:
+        # Temporal's own for the event loop: for a plain function `activity.heartbeat` is one that waits for that loop.
+        self._heartbeat = outbound.heartbeat
         super().init(Heartbeats(outbound))
 
     async def execute_activity(self, input: ExecuteActivityInput) -> Any:
@@ -80,7 +91,7 @@ class Execution(ActivityInboundInterceptor):
             book.note("lost")
             book.lost += 1
         context = _context(job, info, carried, book)
-        run = Running(context, book, tuple(info.heartbeat_details[1:]))
+        run = Running(context, book, self._heartbeat, tuple(info.heartbeat_details[1:]))
         token = running.set(run)
         first = info.attempt == carried["generation"] == 1
         due = carried["due_at"] if first else info.current_attempt_scheduled_time.timestamp()
@@ -93,8 +104,9 @@ class Execution(ActivityInboundInterceptor):
             why = f"it killed its worker {book.lost} times"
             raise ApplicationError(why, book.written(), type="poison", non_retryable=True)
         note = held.Note(info)
+        limits = Limits(job, run.beat)
         try:
-            result = await self._within_limits(job, run, input)
+            result = await limits.keep(super().execute_activity(replace(input, fn=limits.guard(input.fn))))
             payload = _encoded(job, result)
         except (asyncio.CancelledError, ActivityCancelled) as cancelled:
             outcome, failure = _stopped(run)
@@ -104,17 +116,19 @@ class Execution(ActivityInboundInterceptor):
                 raise
             run.beat()
             raise failure from cancelled
-        except Exception as error:
+        except Exception as raised:
+            error = raised.error if isinstance(raised, Raised) else raised
             outcome, failure = _failed(job, run, error)
             book.note(outcome, waited, time.monotonic() - began)
             told.failed(error)
             told.ended(outcome, reason=failure.type if failure.non_retryable else None, error=failure.message)
             if failure.non_retryable:
-                raise ApplicationError(
-                    failure.message, book.written(), type=failure.type, non_retryable=True
-                ) from error
-            run.beat()
-            raise failure from error
+                details = book.written(), describe_traceback(error)
+                failure = ApplicationError(failure.message, *details, type=failure.type, non_retryable=True)
+            else:
+                run.beat()
+            # Not as its cause: that would be written down as it is, though it may have no text that can be
+            raise failure.with_traceback(error.__traceback__) from None
         else:
             book.note("succeeded", waited, time.monotonic() - began)
             told.ended("succeeded")
@@ -124,32 +138,6 @@ class Execution(ActivityInboundInterceptor):
             note.close()
             del book.runs[:-KEPT]
             running.reset(token)
-
-    async def _within_limits(self, job: Job[Any, Any], run: Running, input: ExecuteActivityInput) -> Any:
-        """Run the function, with a sign of life now and then; raises TimedOut, also if it does not heed its end."""
-        task = asyncio.ensure_future(super().execute_activity(input))
-        started = time.monotonic()
-        soft, hard, overdue = job.soft_limit, job.hard_limit, False
-        try:
-            while not task.done():
-                limit = hard if overdue else soft
-                left = limit - (time.monotonic() - started)
-                if left <= 0 and overdue:
-                    raise TimedOut(f"{job.name} ran longer than {hard:g} s, and did not heed its soft limit")
-                if left <= 0:
-                    overdue = True
-                    task.cancel()
-                    continue
-                await asyncio.wait({task}, timeout=min(left, settings().renewal))
-                if not task.done():
-                    run.beat()
-        except asyncio.CancelledError:
-            task.cancel()
-            await asyncio.wait({task}, timeout=LAST_WORDS)
-            raise
-        if overdue and task.cancelled():
-            raise TimedOut(f"{job.name} ran longer than {soft:g} s")
-        return task.result()
 
 
 def _context(job: Job[Any, Any], info: activity.Info, carried: Mapping[str, Any], book: Book) -> JobContext:
@@ -167,10 +155,16 @@ def _context(job: Job[Any, Any], info: activity.Info, carried: Mapping[str, Any]
 
 def _encoded(job: Job[Any, Any], result: Any) -> Payload:
     """As JSON; a result that is not is this job's failure, with its name."""
+    text = f"{job.name} returned {type(result).__name__}, which is not JSON"
     try:
-        return activity.payload_converter().to_payload(result)
-    except (PydanticSerializationError, ValueError, TypeError, RuntimeError) as error:
-        raise TypeError(f"{job.name} returned {type(result).__name__}, which is no JSON: {error}") from None
+        payload = activity.payload_converter().to_payload(result)
+    except ApplicationError as error:
+        raise PermanentError(f"{text}: {error.message.rpartition(' is not JSON: ')[2]}") from error
+    except Exception as error:  # whatever the result's own code raises
+        raise PermanentError(f"{text}: {error}") from error
+    if not is_json(payload):
+        raise PermanentError(text)
+    return payload
 
 
 def _stopped(run: Running) -> tuple[str, ApplicationError | None]:
@@ -184,30 +178,30 @@ def _stopped(run: Running) -> tuple[str, ApplicationError | None]:
     return "cancelled", None
 
 
-def _failed(job: Job[Any, Any], run: Running, error: Exception) -> tuple[str, ApplicationError]:
+def _failed(job: Job[Any, Any], run: Running, error: BaseException) -> tuple[str, ApplicationError]:
     """The outcome of this run, and what the server is to do."""
     if isinstance(error, Snooze):
         run.book.snoozed += 1
-        delay = timedelta(seconds=max(error.delay, 0.001))
-        return "snoozed", ApplicationError(
-            error.why, type=SNOOZED, next_retry_delay=delay, category=ApplicationErrorCategory.BENIGN
-        )
+        why, benign = shorten(error.why), ApplicationErrorCategory.BENIGN
+        return "snoozed", ApplicationError(why, type=SNOOZED, next_retry_delay=_pause(error.delay), category=benign)
+    if isinstance(error, activity._CompleteAsyncError):
+        error = PermanentError(NOT_FROM_OUTSIDE)
+    said = describe(error)
     if isinstance(error, ApplicationError):  # as a Temporal developer says it
         after = error.next_retry_delay.total_seconds() if error.next_retry_delay else None
-        said = str(error)
+        said = said.partition(": ")[2]  # which begins with its own type
         error = PermanentError(said) if error.non_retryable else TransientError(said, after)
-    else:
-        said = f"{type(error).__name__}: {_words(error)}"
-    decided = job.retry.decide(run.job.attempt - run.book.lost, error)
+    try:
+        decided = job.retry.decide(run.job.attempt - run.book.lost, error)
+    except Exception as unclear:  # the error's `retry_after` may be anything
+        said, decided = f"{said} ({describe(unclear)})", "unexpected"
     if isinstance(decided, str):
         outcome = "timed_out" if decided == "timed out" else "dead"
         return outcome, ApplicationError(said, type=decided, non_retryable=True)
-    delay = timedelta(seconds=max(decided, 0.001))
-    return "retried", ApplicationError(said, type=type(error).__name__, next_retry_delay=delay)
+    kind = shorten(type(error).__name__)
+    return "retried", ApplicationError(said, type=kind, next_retry_delay=_pause(decided))
 
 
-def _words(error: Exception) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return "(it cannot be put in words)"
+def _pause(seconds: float) -> timedelta:
+    """What a timer of the server can be, whatever number it was."""
+    return timedelta(seconds=min(max(0.001, seconds), LONGEST_PAUSE))

@@ -10,21 +10,27 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 from temporalio import workflow
+from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
-from temporalio.exceptions import ActivityError, FailureError, is_cancelled_exception
+from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.worker import (
     ContinueAsNewInput,
     ExecuteWorkflowInput,
+    HandleSignalInput,
+    HandleUpdateInput,
     StartActivityInput,
+    StartLocalActivityInput,
     WorkflowInboundInterceptor,
     WorkflowOutboundInterceptor,
 )
 
+from ..payloads import is_json
 from ..runtime.job import Job, jobs
 from ..runtime.parking import DISCARDED, Failure, failure
 from ..runtime.progress import Book
 from ..runtime.waiting import lock
 from ..runtime.workflows import JobWorkflow
+from .contained import contained
 from .execution import BOOK, CARRIED
 
 
@@ -46,10 +52,12 @@ class OneActivity(JobWorkflow):
         while True:
             try:
                 return await self._result(job, args)
-            except ActivityError as error:
+            except ActivityError as error:  # without the lock of a singleton, which others may need
                 if is_cancelled_exception(error):
                     raise
-                await self.park(failure(error, name))  # without the lock of a singleton, which others may need
+                if workflow.cancellation_reason() is not None and workflow.patched("heed-cancel"):
+                    raise asyncio.CancelledError from error  # it failed before it learned of that
+                await self.park(failure(error, name))
 
     async def _result(self, job: Job[Any, Any], args: Sequence[RawValue]) -> RawValue:
         singleton = self.job.get("singleton") if self.job else job.singleton
@@ -61,7 +69,8 @@ class OneActivity(JobWorkflow):
 
     async def _run(self, job: Job[Any, Any], args: Sequence[RawValue]) -> RawValue:
         result: RawValue = await self.run_activity(job, args, RawValue)
-        self.book = Book(**from_json(result.payload.metadata.pop(BOOK)))
+        if book := result.payload.metadata.pop(BOOK, None):
+            self.book = Book(**from_json(book))
         self.size = len(result.payload.data)
         return result
 
@@ -102,6 +111,18 @@ class JobInbound(WorkflowInboundInterceptor):
         super().init(JobOutbound(outbound))
 
     async def execute_workflow(self, input: ExecuteWorkflowInput) -> Any:
+        with contained():
+            return await self._execute(input)
+
+    async def handle_signal(self, input: HandleSignalInput) -> None:
+        with contained():
+            await super().handle_signal(input)
+
+    async def handle_update_handler(self, input: HandleUpdateInput) -> Any:
+        with contained():
+            return await super().handle_update_handler(input)
+
+    async def _execute(self, input: ExecuteWorkflowInput) -> Any:
         instance = workflow.instance()
         if not isinstance(instance, JobWorkflow):
             return await super().execute_workflow(input)
@@ -118,9 +139,19 @@ class JobInbound(WorkflowInboundInterceptor):
                 instance.ended("discarded" if discarded else "failed", error)
             raise
         if not isinstance(result, RawValue):
-            instance.size = len(workflow.payload_converter().to_payload(result).data)
+            instance.size = len(_json(result).data)
         instance.ended("succeeded")
         return result
+
+
+def _json(result: Any) -> Payload:
+    """Raises ApplicationError: such a workflow fails, and is reset to its last step when it is replayed."""
+    payload = workflow.payload_converter().to_payload(result)
+    if not is_json(payload):
+        name = workflow.info().workflow_type
+        text = f"{name} returned {type(result).__name__}, which is not JSON"
+        raise ApplicationError(text, type="permanent", non_retryable=True)
+    return payload
 
 
 class JobOutbound(WorkflowOutboundInterceptor):
@@ -132,6 +163,12 @@ class JobOutbound(WorkflowOutboundInterceptor):
             carried = workflow.payload_converter().to_payload(instance.carried())
             input.headers = {**input.headers, CARRIED: carried}
         return super().start_activity(input)
+
+    def start_local_activity(self, input: StartLocalActivityInput) -> workflow.ActivityHandle[Any]:
+        if input.activity in jobs():
+            text = f"{input.activity} is a job, which a local activity runs without its limits, retries and cancel"
+            raise RuntimeError(f"{text}: await self.step(…) or workflow.execute_activity(…)")
+        return super().start_local_activity(input)
 
     def continue_as_new(self, input: ContinueAsNewInput) -> NoReturn:
         instance = workflow.instance()

@@ -92,7 +92,8 @@ async def synchronise(schedules: list[Schedule]) -> None:
     for schedule in schedules:
         await _put(server, schedule)
     async for listed in await server.list_schedules():
-        if listed.id not in {schedule.name for schedule in schedules} and OURS in await listed.memo():
+        fields = listed.raw_entry.memo.fields  # by their names, which no lost key hides
+        if listed.id not in {schedule.name for schedule in schedules} and OURS in fields:
             with suppress(RPCError):  # another scheduler was faster
                 await server.get_schedule_handle(listed.id).delete()
                 log.info("schedule deleted, since jobs/ has it no more", schedule=listed.id)

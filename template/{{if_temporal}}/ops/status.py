@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import BaseModel
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.workflow.v1 import PendingActivityInfo, WorkflowExecutionExtendedInfo
 from temporalio.client import WorkflowExecution, WorkflowExecutionDescription, WorkflowExecutionStatus
 from temporalio.service import RPCError, RPCStatusCode
 
 from ..contract import JobStatus, State, UnknownJob
+from ..runtime import errors
 from ..runtime.connection import JOB_STATE, client
 from ..runtime.job import jobs
 from ..runtime.progress import Book
@@ -23,7 +25,7 @@ from ..runtime.submission import JobId
 from ..settings import settings
 from .execution import HANDED_BACK, SNOOZED
 from .held import LOST
-from .history import close_event, closing_words, said, stuck, unread_book
+from .history import close_event, closing_words, read_book, said, stuck, unread_book
 
 CLOSED: dict[WorkflowExecutionStatus, State] = {
     WorkflowExecutionStatus.COMPLETED: "succeeded",
@@ -47,20 +49,36 @@ class Memo:
     pause: float
     waiting_for: str | None
     state: str | None  # parked or discarded
+    unreadable: str | None = None
+    """Why what it holds is not known here: it was encrypted with a key that this process lacks, for instance."""
 
     @property
     def generation(self) -> int:
         return len(self.before) + 1
 
 
+class Told(BaseModel):
+    """The memo of a job's workflow; any client can give a workflow another one."""
+
+    job: dict[str, Any] | None = None
+    before: list[dict[str, Any]] | None = None
+    outcome: dict[str, Any] | None = None
+    pause: float | None = None
+    waiting_for: str | None = None
+
+
 async def read(found: WorkflowExecution) -> Memo:
     """Of a workflow that was described or listed; one that other clients started has none."""
-    memo = await found.memo()
     state = found.typed_search_attributes.get(JOB_STATE)
     if state in ("waiting", "paused"):  # which it no longer does if it has timed out meanwhile
         state = None
-    job, before, outcome = memo.get("job") or {}, memo.get("before") or [], memo.get("outcome") or {}
-    return Memo(job, before, outcome, memo.get("pause") or 0.0, memo.get("waiting_for"), state)
+    try:
+        told = Told.model_validate(await found.memo())
+    except RPCError:
+        raise
+    except Exception as error:  # whatever another client sent, under whatever key
+        return Memo({}, [], {}, 0.0, None, state, errors.describe(error))
+    return Memo(told.job or {}, told.before or [], told.outcome or {}, told.pause or 0.0, told.waiting_for, state)
 
 
 def job_id(found: WorkflowExecution, memo: Memo, generation: int | None = None) -> JobId:
@@ -110,6 +128,7 @@ async def status_of(found: WorkflowExecutionDescription, asked: JobId | None = N
         "root": memo.job.get("root") or str(job_id(found, memo, 1)),
         "trace_id": memo.job.get("trace_id") or found.run_id.replace("-", ""),
         "replay_of": str(job_id(found, memo, generation - 1)) if generation > 1 else None,
+        "error": memo.unreadable,
     }
     if generation < memo.generation:
         following = str(job_id(found, memo, generation + 1))
@@ -127,7 +146,7 @@ async def _closed(fields: dict[str, Any], found: WorkflowExecutionDescription, m
     if state == "succeeded":
         state = outcome.get("state", state)  # a singleton that was skipped says so
     return _ended(
-        {**fields, "error": None if outcome else await closing_words(found)},
+        {**fields, "error": memo.unreadable or (None if outcome else await closing_words(found))},
         {"finished_at": found.close_time.timestamp() if found.close_time else None, **outcome},
         state=state,
         dead_letter=state == "failed" and memo.state is None and not again,
@@ -146,7 +165,9 @@ async def _open(fields: dict[str, Any], found: WorkflowExecutionDescription, mem
     if due > now:
         return JobStatus.model_validate({**fields, "state": "scheduled", "attempts": 0, "due_at": due})
     problem = await stuck(found)
-    fields |= {"error": problem, "dead_letter": problem is not None}
+    fields |= {"error": problem.error if problem else memo.unreadable, "dead_letter": problem is not None}
+    if problem and problem.reason == "undecodable":
+        return JobStatus.model_validate({**fields, "state": "failed", "attempts": 0})
     if not began(found):
         return JobStatus.model_validate({**fields, "state": "queued", "attempts": 0})
     steps, job = found.raw_description.pending_activities, jobs().get(found.workflow_type)
@@ -174,7 +195,7 @@ def _noted(book: Book) -> dict[str, Any]:
 
 async def _activity(step: PendingActivityInfo, now: float) -> dict[str, Any]:
     """State, attempts, times and progress of one."""
-    book = await _book(step)
+    book = await read_book(step.heartbeat_details.payloads)
     waited, started = book.get("back", 0) + book.get("snoozed", 0), _time(step.last_started_time)
     told: dict[str, Any] = {"started_at": book.get("started_at") or started, "progress": book.get("progress") or {}}
     if step.state != PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
@@ -189,14 +210,6 @@ async def _activity(step: PendingActivityInfo, now: float) -> dict[str, Any]:
     if kind == SNOOZED:
         return {**told, "state": "scheduled", "due_at": again}
     return {**told, "state": "retrying", "due_at": again, "error": await said(why)}
-
-
-async def _book(step: PendingActivityInfo) -> Mapping[str, Any]:
-    """What its runs so far have noted; see progress.Book."""
-    if not step.heartbeat_details.payloads:
-        return {}
-    [first] = await (await client()).data_converter.decode([step.heartbeat_details.payloads[0]])
-    return first if isinstance(first, dict) else {}
 
 
 def extended(found: WorkflowExecutionDescription) -> WorkflowExecutionExtendedInfo:

@@ -9,8 +9,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from importlib import import_module
@@ -18,7 +17,7 @@ from typing import Any
 
 import structlog
 from temporalio.client import Client
-from temporalio.runtime import PrometheusConfig, Runtime, TelemetryConfig
+from temporalio.runtime import PrometheusConfig, Runtime
 from temporalio.service import RPCError
 from temporalio.worker import (
     PollerBehaviorAutoscaling,
@@ -27,22 +26,28 @@ from temporalio.worker import (
     WorkflowInboundInterceptor,
     WorkflowInterceptorClassInput,
 )
-from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.worker.workflow_sandbox import SandboxRestrictions
 
 from .. import calls, health, logs
 from .. import jobs as jobs_package
+from ..contract import JobDeclarationError
 from ..payloads import data_converter
 from ..queues import QUEUES, Queue
 from ..runtime import connection
+from ..runtime.core import core
+from ..runtime.errors import describe
 from ..runtime.job import jobs
 from ..runtime.routing import job_modules, known_queue
 from ..runtime.waiting import INTERNAL_QUEUE, Lock
 from ..settings import settings
+from .brought import activities_of_jobs, workflows_of_jobs
+from .contained import ContainedRunner
 from .execution import JobInterceptor
 from .held import busy, take_over
 from .one_activity import JobInbound, OneActivity
 from .registration import connect_patiently
-from .supervisor import supervise
+from .supervisor import REPLACE, supervise
+from .threads import Threads, too_many
 
 log = structlog.get_logger(__name__)
 SIGN_OF_LIFE = 1.0  # seconds between two that the server hears
@@ -70,32 +75,37 @@ def run_worker(queues: list[str] | None = None) -> None:
     logging.getLogger("temporalio.activity").setLevel(logging.ERROR)  # telemetry tells how each run ended
     label = settings().worker_name or "-".join([*(queue.name for queue in chosen), str(os.getpid())])
     name = f"{label}@{os.uname().nodename}"
-    supervise(lambda: asyncio.run(_work(name, chosen)))
+    supervise(lambda: _to_its_end(_work(name, chosen)))
 
 
 def check() -> Iterator[tuple[str, str, str]]:
     """For `doctor`: what keeps a worker from starting, as (where, problem, how to mend it)."""
     if not jobs():
         yield "jobs/", "declares no job", "declare one with @job"
+    try:
+        workflows_of_jobs(), activities_of_jobs()
+    except JobDeclarationError as error:
+        yield "jobs/", str(error), "correct it: no worker starts like this"
+        return
     from . import determinism  # no worker needs it
 
     yield from determinism.check(runner().restrictions.passthrough_modules)
 
 
-def runner() -> SandboxedWorkflowRunner:
+def runner() -> ContainedRunner:
     """Your workflows run in Temporal's sandbox; what they import of ours, and these libraries, does not."""
     package = jobs_package.__name__.rpartition(".")[0]
-    theirs = {job.workflow.__module__ for job in jobs().values() if job.workflow}
+    theirs = {each.__module__ for each in workflows_of_jobs()}
     root = "calls contract health large_results logs ops payloads queues runtime sampling settings telemetry tracing"
     ours = [f"{package}.{name}" for name in root.split()]
     plain = [name for name in job_modules() if name not in theirs]
     passed = [*PASSED_THROUGH, *ours, *plain]
-    return SandboxedWorkflowRunner(SandboxRestrictions.default.with_passthrough_modules(*passed))
+    return ContainedRunner(SandboxRestrictions.default.with_passthrough_modules(*passed))
 
 
 def workflows() -> list[type]:
     """Those of jobs/, and the one for all jobs that are functions."""
-    return [*{job.workflow: None for job in jobs().values() if job.workflow}, OneActivity]
+    return [*workflows_of_jobs(), OneActivity]
 
 
 def replayer() -> Replayer:
@@ -111,7 +121,7 @@ def replayer() -> Replayer:
 def make_workers(client: Client, queue: Queue) -> list[Worker]:
     """The worker of this queue, and one for each of its jobs that has a rate limit."""
     each: dict[str, Any] = {
-        "activity_executor": ThreadPoolExecutor(queue.concurrency, queue.name),
+        "activity_executor": Threads(queue.concurrency, queue.name),
         "max_concurrent_activities": queue.concurrency,
         "max_heartbeat_throttle_interval": FRESH,
         "activity_task_poller_behavior": PollerBehaviorAutoscaling(),
@@ -130,7 +140,7 @@ def make_workers(client: Client, queue: Queue) -> list[Worker]:
         for name, job in jobs().items()
         if job.per_second
     ]
-    return [make_worker(client, queue, activities=list(functions.values()), **each), *limited]
+    return [make_worker(client, queue, activities=[*functions.values(), *activities_of_jobs()], **each), *limited]
 
 
 def make_worker(client: Client, queue: Queue, **activities: Any) -> Worker:
@@ -149,12 +159,32 @@ def make_worker(client: Client, queue: Queue, **activities: Any) -> Worker:
     )
 
 
-async def _work(name: str, queues: Sequence[Queue]) -> None:
+def _to_its_end(work: Coroutine[Any, Any, int]) -> int:
+    """Run it; a task that a job made and that raises SystemExit, which ends a loop, does not end this one.
+
+    Unlike asyncio.run it waits for no task at the end: one that does not end would keep a dead worker.
+    """
+    loop = asyncio.new_event_loop()
+    main = loop.create_task(work)
+    while not main.done():
+        try:
+            loop.run_until_complete(main)
+        except (SystemExit, KeyboardInterrupt) as stray:
+            if not main.done():
+                log.error("a task that a job made raised what ends a process", error=describe(stray), exc_info=stray)
+    return main.result()
+
+
+async def _work(name: str, queues: Sequence[Queue]) -> int:
+    """Until it shall stop; the exit code."""
     for module in job_modules():
         import_module(module)
+    workflows_of_jobs(), activities_of_jobs()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    replace = asyncio.create_task(too_many.wait())
+    replace.add_done_callback(lambda _: stop.set())
     alive, runtime = asyncio.create_task(_beat(name)), _runtime()
     connecting = asyncio.create_task(connect_patiently(runtime=runtime, identity=name))
     if port := settings().worker_port:
@@ -175,6 +205,7 @@ async def _work(name: str, queues: Sequence[Queue]) -> None:
     alive.cancel()
     health.heartbeat_file(name).unlink(missing_ok=True)
     await calls.settled()
+    return REPLACE if replace.done() else 0
 
 
 async def _serve(client: Client, queues: Sequence[Queue], stop: asyncio.Event) -> None:
@@ -203,8 +234,7 @@ def _runtime() -> Runtime:
         unit_suffix=True,
         durations_as_seconds=True,
     )
-    telemetry = TelemetryConfig(metrics=metrics if port else None)
-    return Runtime(telemetry=telemetry, worker_heartbeat_interval=timedelta(seconds=SIGN_OF_LIFE))
+    return core(metrics=metrics if port else None, worker_heartbeat_interval=timedelta(seconds=SIGN_OF_LIFE))
 
 
 async def _beat(name: str) -> None:

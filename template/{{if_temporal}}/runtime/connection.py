@@ -17,6 +17,7 @@ from temporalio.service import RPCStatusCode as Status
 from .. import calls
 from ..payloads import PayloadStoreUnavailable, data_converter
 from ..settings import settings
+from .core import shared_core
 
 JOB_STATE = SearchAttributeKey.for_keyword("JobState")
 """`parked` while a failed job waits for a person, `discarded` if that gave it up, `waiting` while one waits for a
@@ -47,6 +48,7 @@ def configuration() -> Mapping[str, Any]:
 async def connect(*, runtime: Runtime | None = None, identity: str | None = None, lazy: bool = False) -> Client:
     """A client of its own, for a worker; raises NotConfigured, RuntimeError if it is not `lazy` and nobody answers."""
     ours = {"data_converter": data_converter(), "retry_config": calls.retries}
+    runtime = runtime or shared_core()
     return calls.let_end(await Client.connect(**configuration(), **ours, runtime=runtime, identity=identity, lazy=lazy))
 
 

@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from temporalio import workflow
-from temporalio.exceptions import ActivityError, ApplicationError, FailureError
+from temporalio.exceptions import ActivityError, ApplicationError, ChildWorkflowError, FailureError
 from temporalio.exceptions import TimeoutError as ActivityTimeout
 
 from .connection import JOB_PARKED_AT, JOB_STATE
+from .errors import describe, shorten, shorten_traceback
 from .progress import Book
 from .submission import JobId
 
 DISCARDED = "Discarded"  # type of the failure of a job that a person gave up
 REASONS = {"exhausted", "permanent", "unexpected", "timed out", "poison"}
-LONGEST = 4000  # characters of an error or traceback that are kept: they travel in the memo
+LONGEST = 5000, 8000  # bytes of an error and of its traceback that are kept: they travel in the memo
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,22 @@ class Failure:
         """For the memo."""
         return {
             "reason": self.reason,
-            "error": self.error[:LONGEST],
+            "error": shorten(self.error, LONGEST[0]),
             "step": self.step,
-            "traceback": self.traceback[-LONGEST:],
+            "traceback": shorten_traceback(self.traceback, LONGEST[1]),
             "replayable": self.replayable,
         }
 
 
-def failure(error: ActivityError, step: str) -> Failure:
-    """Of an activity that will not be tried again."""
+def failure(error: ActivityError | ChildWorkflowError, step: str) -> Failure:
+    """Of an activity that will not be tried again, or a child."""
     cause = error.cause
     if isinstance(cause, ApplicationError):
-        book = Book(**cause.details[0]) if cause.details else None
         reason = cause.type if cause.type in REASONS else "unexpected"
-        return Failure(reason, cause.message, step, _traceback(cause), book)
+        ours = cause.details and isinstance(cause.details[0], dict) and "ended" in cause.details[0]
+        book, *more = cause.details if ours else (None,)  # an activity that is no job has details of its own
+        traceback = more[0] if more else _traceback(cause)
+        return Failure(reason, cause.message, step, traceback, Book(**book) if book else None)
     if isinstance(cause, ActivityTimeout):
         return Failure("timed out", f"{step}: {cause}", step)
     return Failure("unexpected", f"{step}: {cause or error}", step)
@@ -61,6 +64,11 @@ def _traceback(error: ApplicationError) -> str:
     raised = error.cause if isinstance(error.cause, FailureError) else error
     stack = raised.failure.stack_trace if raised.failure else ""
     return f"Traceback (most recent call last):\n{stack.rstrip()}\n{error.message}"
+
+
+def _words(error: BaseException) -> str:
+    """With its class, unless it is Temporal's own, whose texts say what it is."""
+    return shorten(str(error)) if isinstance(error, FailureError) else describe(error)
 
 
 class Parking:
@@ -121,7 +129,7 @@ class Parking:
     def ended(self, state: str, error: BaseException | None = None) -> None:
         """Write down how it ended, in the same step in which it ends."""
         if error and not self._parked:
-            self._parked.append(Failure("unexpected", str(error), workflow.info().workflow_type))
+            self._parked.append(Failure("unexpected", _words(error), workflow.info().workflow_type))
         workflow.upsert_memo({"outcome": self._outcome(state)})
 
     def _outcome(self, state: str) -> dict[str, Any]:

@@ -3,12 +3,14 @@
 A percentage cannot tell a stalled job from a slow one: a report is a heartbeat of the activity, which carries its time.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from temporalio import activity
+from .errors import shorten
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +62,18 @@ class Running:
 
     job: JobContext
     book: Book
+    heartbeat: Callable[..., None]
+    """Of the event loop on which this is made; a plain function runs in a thread."""
     details: tuple[Any, ...] = ()
     """What the job itself said in `activity.heartbeat(…)`."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def beat(self) -> None:
-        """A sign of life, with all that the next run must know."""
-        activity.heartbeat(*self.details)
+        """Send a heartbeat with all that the next run must know; waits for nothing, in a thread either."""
+        if asyncio._get_running_loop() is self.loop:
+            self.heartbeat(self.book.written(), *self.details)
+        else:
+            self.loop.call_soon_threadsafe(self.heartbeat, self.book.written(), *self.details)
 
 
 running: ContextVar[Running | None] = ContextVar("running", default=None)
@@ -87,4 +95,6 @@ def progress(
 
 
 def reported(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
+    """What is known; texts so that they can be written down."""
+    known = ((name, value) for name, value in values.items() if value is not None)
+    return {name: shorten(value) if isinstance(value, str) else value for name, value in known}

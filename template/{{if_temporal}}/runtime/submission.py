@@ -13,11 +13,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic_core import to_json, to_jsonable_python
+from temporalio.client import WorkflowExecutionDescription
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from .. import telemetry
-from ..contract import IdempotencyConflict, Submission
+from ..contract import BrokerUnavailable, IdempotencyConflict, Submission
+from ..payloads import PayloadError
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
 from .connection import client
@@ -130,7 +132,7 @@ async def send(job: "Job[Any, Any]", prepared: Prepared) -> Submission:
             return Submission(id=str(await _start(job, prepared, reuse)), created=True)
         except WorkflowAlreadyStartedError:
             found = await (await client()).get_workflow_handle(prepared.workflow_id).describe()
-        memo = await found.memo()
+        memo = await _memo(found)
         if found.close_time and time.time() - found.close_time.timestamp() > settings().idempotency_ttl:
             reuse = WorkflowIDReusePolicy.ALLOW_DUPLICATE
             continue
@@ -138,6 +140,13 @@ async def send(job: "Job[Any, Any]", prepared: Prepared) -> Submission:
             raise IdempotencyConflict(f"the idempotency key {prepared.key!r} was used with another payload")
         first = found.raw_description.workflow_execution_info.first_run_id
         return Submission(id=str(JobId(found.id, first, len(memo.get("before", ())) + 1)), created=False)
+
+
+async def _memo(found: WorkflowExecutionDescription) -> Mapping[str, Any]:
+    try:
+        return await found.memo()
+    except PayloadError as error:  # whether it had this payload cannot be known
+        raise BrokerUnavailable(f"the job that has this key cannot be read here: {error}") from error
 
 
 async def _start(job: "Job[Any, Any]", prepared: Prepared, reuse: WorkflowIDReusePolicy) -> JobId:

@@ -36,9 +36,9 @@ def shorten(text: str, limit: int = TEXT_BYTES) -> str:
     return f"{encoded[:limit].decode('utf-8', 'ignore')} … ({len(encoded)} bytes)"
 
 
-def shorten_traceback(text: str) -> str:
+def shorten_traceback(text: str, limit: int = TRACEBACK_BYTES) -> str:
     """The beginning and the end of a traceback: where it was raised, and what."""
-    encoded, half = text.encode("utf-8", "backslashreplace"), TRACEBACK_BYTES // 2
-    if len(encoded) <= TRACEBACK_BYTES:
+    encoded, half = text.encode("utf-8", "backslashreplace"), limit // 2
+    if len(encoded) <= limit:
         return encoded.decode()
     return f"{encoded[:half].decode('utf-8', 'ignore')}\n…\n{encoded[-half:].decode('utf-8', 'ignore')}"
