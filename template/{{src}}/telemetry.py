@@ -17,8 +17,11 @@ import structlog
 from structlog.contextvars import bind_contextvars, clear_contextvars, get_contextvars
 
 log = structlog.get_logger(__name__)
-WARNINGS = {"retried", "lost"}
-ERRORS = {"dead", "timed_out", "refused"}
+LEVELS = {  # of the line that tells of each outcome; of what has run to its end, INFO
+    **dict.fromkeys(("dead", "timed_out", "refused"), logging.ERROR),
+    **dict.fromkeys(("retried", "lost"), logging.WARNING),
+    "snoozed": logging.DEBUG,  # a thousand jobs may wait for one rate limit
+}
 
 
 def _find_tracing() -> ModuleType | None:
@@ -70,7 +73,7 @@ class Run:
         self.over = True
         if self.span:
             self.span.ended(outcome, self.error)
-        level = logging.ERROR if outcome in ERRORS else logging.WARNING if outcome in WARNINGS else logging.INFO
+        level = LEVELS.get(outcome, logging.INFO)
         if not log.is_enabled_for(level):
             return
         shown = {name: value for name, value in details.items() if value is not None}

@@ -223,6 +223,7 @@ STACKS = {
                 "test_alerts.py::test_a_fault_*[killed scheduler]": "the server fires schedules, whoever declared them",
                 "test_schedules.py::test_after_*": "its server fires schedules by its own clock",
                 "test_sentinel.py::*": "it needs no Redis",
+                "test_waiting.py::*": "its server counts the rate (`per_second`) and wakes what waits",
                 "test_state.py::*": "its server keeps the state, and workflows replay",
                 "test_tracing.py::test_of_a_flood_*": "its dev server starts fewer jobs a second than traces are kept",
             },

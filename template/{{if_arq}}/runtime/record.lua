@@ -27,6 +27,14 @@ local function observe(what, job, queue, value, buckets)
   redis.call('HINCRBYFLOAT', METRICS, table.concat({what, job, queue, 'sum'}, '|'), math.max(value, 0))
 end
 
+local function give_back(slots)  -- tokens that a job has reserved (bucket.lua): whoever comes next may have them
+  for bucket, reserved in pairs(slots and cjson.decode(slots) or {}) do
+    local free = 'slots:' .. bucket
+    for _, slot in ipairs(reserved.held) do redis.call('ZADD', free, slot, slot) end
+    redis.call('EXPIRE', free, RECORD_TTL)
+  end
+end
+
 local function enqueue(id, queue, priority, due_ms)
   redis.call('ZADD', waiting_in(queue, priority), due_ms, id)
   if due_ms <= now_ms then redis.call('PUBLISH', 'arq:wake:' .. queue, '') end
@@ -112,7 +120,8 @@ end
 -- value pairs.
 function close(id, state, result, letter, name, queue, values)
   local job = 'job:' .. id
-  local priority, key = unpack(redis.call('HMGET', job, 'priority', 'key'))
+  local priority, key, slots = unpack(redis.call('HMGET', job, 'priority', 'key', 'slots'))
+  give_back(slots)
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, 'finished_at', now, unpack(values))
   redis.call('HDEL', job, 'due_at')
   redis.call('EXPIRE', job, RECORD_TTL)
@@ -159,11 +168,15 @@ local function start(id, owner, queue, priority, jobs)
     return nil
   end
 
-  local function wait_for(other)
+  -- All who wait for one lock or key look for it 10 times a second together, each after 1 s at the earliest.
+  local function wait_for(other, held)
+    local line = 'look:' .. held
+    local look = math.max(now + 1, (redis.call('GET', line) or 0) + 0.1)
+    redis.call('SET', line, look, 'PX', math.ceil((look - now) * 1000) + 1000)
     redis.call('DEL', lease_of(id))
     redis.call('ZREM', running_in(queue), id)
-    redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + 1, 'message', 'waiting for ' .. other)
-    redis.call('ZADD', waiting_in(queue, priority), now_ms + 1000, id)
+    redis.call('HSET', job, 'state', 'scheduled', 'due_at', look, 'message', 'waiting for ' .. other)
+    redis.call('ZADD', waiting_in(queue, priority), math.ceil(look * 1000), id)
   end
 
   hold(id, owner, queue, priority)
@@ -198,7 +211,7 @@ local function start(id, owner, queue, priority, jobs)
     if holder ~= '' and holder ~= id then
       local other = redis.call('HGET', 'job:' .. holder, 'state')
       if other == 'succeeded' then return answer('duplicate', holder) end
-      if other and not final(other) then return wait_for(holder) end
+      if other and not final(other) then return wait_for(holder, claim) end
     end
     redis.call('SET', claim, id .. '|' .. (known[8] or ''))
   end
@@ -208,7 +221,7 @@ local function start(id, owner, queue, priority, jobs)
     local holder = redis.call('GET', 'lock:' .. name)
     if holder and holder ~= id then
       if singleton == 'skip' then return answer('skipped', holder) end
-      return wait_for(holder)
+      return wait_for(holder, 'lock:' .. name)
     end
     redis.call('SET', 'lock:' .. name, id, 'PX', LEASE)
   end

@@ -5,37 +5,43 @@ holds a slot. Here it snoozes: it goes back to its queue, due later.
 """
 
 import math
+import random
 import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import NoReturn
 
 from ..settings import settings
 from .connection import redis
 from .progress import current_job
-from .record import records
+from .record import job_key, records
 from .retry import Snooze
 
-# KEYS: bucket. ARGV: rate per second, burst. Answers seconds to wait ('0': token taken), by the server's clock.
-TAKE = """
-local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+BUCKET = (files(__package__ or "") / "bucket.lua").read_text(encoding="utf-8")
+LOOKS = 10  # a second, of all who wait for one lock
+# KEYS: lock, when the last of its waiters looks. ARGV: owner, ttl in ms, seconds to wait. Returns seconds to wait, '0'
+# if the lock was taken. However many wait, together they look LOOKS times a second, by the server's clock.
+LOCK = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[1]) == ARGV[1] then return '0' end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
-local tokens, at = unpack(redis.call('HMGET', KEYS[1], 'tokens', 'at'))
-tokens = math.min(burst, (tonumber(tokens) or burst) + math.max(0, now - (tonumber(at) or now)) * rate)
-local wait = 0
-if tokens >= 1 then tokens = tokens - 1 else wait = (1 - tokens) / rate end
-redis.call('HSET', KEYS[1], 'tokens', tokens, 'at', now)
-redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
-return tostring(wait)
+local look = math.max(now + ARGV[3], (redis.call('GET', KEYS[2]) or 0) + 1 / ARGV[4])
+redis.call('SET', KEYS[2], look, 'PX', math.ceil((look - now) * 1000) + 1000)
+return tostring(look - now)
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenBucket:
-    """A rate limit for the fleet: at most `burst` at once and `rate` per second over time, shared under `name`."""
+    """A rate limit for the fleet: at most `burst` at once and `rate` per second over time, shared under `name`.
+
+    A job that must wait reserves the next token and runs again when that is there: however many wait, `rate` of them
+    are woken a second. Each `acquire()` of a run costs a token, in its next run again; a run that acquires more often
+    than `burst` gets its tokens together, when the last of them is there.
+    """
 
     name: str
     rate: float
@@ -46,18 +52,24 @@ class TokenBucket:
             raise ValueError(f"{self}: rate must be above 0 and burst at least 1")
 
     async def try_acquire(self) -> float:
-        """Take a token and return 0.0, or return the seconds until one is there."""
-        return float(await redis().register_script(TAKE)([f"limit:{self.name}"], [self.rate, self.burst]))
+        """Take a token and return 0.0, or return the seconds until one is there; reserves none."""
+        return await self._take("")
 
     async def acquire(self) -> None:
-        """Take a token, or run this job again when there is one."""
-        if wait := await self.try_acquire():
+        """Take a token, or run this job again when the one that this reserves is there. Raises Snooze."""
+        job = current_job()
+        if wait := await self._take(job_key(job.id) if job else ""):
             raise Snooze(math.ceil(wait * 100) / 100, f"rate limit {self.name}")
+
+    async def _take(self, record: str) -> float:
+        keys = [f"limit:{self.name}", f"slots:{self.name}", record]
+        return float(await redis().register_script(BUCKET)(keys, [self.rate, self.burst, self.name]))
 
 
 @asynccontextmanager
 async def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> AsyncGenerator[None]:
-    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait` s.
+    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait` s,
+    or later if many wait: together they look LOOKS times a second.
 
     `ttl` in seconds, by default `lock_ttl`, must be above the hard limit, since nobody renews this lock: ValueError
     if not. For "only one of this job at a time" use `@job(singleton=…)`, whose lock the worker renews.
@@ -66,8 +78,9 @@ async def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> Asy
     if ttl <= settings().hard_limit:
         raise ValueError(f"lock {name!r}: ttl={ttl:g} must be above HARD_LIMIT={settings().hard_limit:g}")
     key, token = f"lock:user:{name}", uuid.uuid4().hex
-    if not await redis().set(key, token, nx=True, px=int(ttl * 1000)):
-        raise Snooze(wait, f"waiting for lock {name}")
+    look = [token, int(ttl * 1000), wait, LOOKS]
+    if pause := float(await redis().register_script(LOCK)([key, f"look:{key}"], look)):
+        raise Snooze(pause, f"waiting for lock {name}")
     try:
         yield
     finally:
@@ -79,7 +92,8 @@ class AdaptivePoll:
     """Ask every `base` seconds after activity, doubling up to `cap` while idle.
 
     A poll that submits its successor forks into two loops when it is redelivered. This is one job with one id that
-    snoozes; a schedule with a fixed `key` starts it, and starts it again should it ever have ended.
+    snoozes; a schedule with a fixed `key` starts it, and starts it again should it ever have ended. An interval is up
+    to a tenth longer, at random, so that polls that began together do not ask together.
     """
 
     base: float = 30.0
@@ -93,4 +107,4 @@ class AdaptivePoll:
         last = float(await records().field(job.id, "poll_interval") or self.base / 2)
         interval = self.base if active else min(self.cap, 2 * last)
         await records().update(job.id, poll_interval=interval, polls=job.polls + 1)
-        raise Snooze(interval, f"next poll in {interval:g} s")
+        raise Snooze(interval * random.uniform(1, 1.1), f"next poll in {interval:g} s")

@@ -13,6 +13,13 @@ local function observe(series, value, buckets, outcome)
   redis.call('HINCRBY', METRICS, series .. bucket .. outcome, 1)
   redis.call('HINCRBY', METRICS, series .. 'us', string.format('%.0f', math.max(value, 0) * 1e6))
 end
+local function give_back(slots)  -- tokens that a job has reserved (bucket.lua): whoever comes next may have them
+  for bucket, reserved in pairs(slots and cjson.decode(slots) or {}) do
+    local free = 'slots:' .. bucket
+    for _, slot in ipairs(reserved.held) do redis.call('ZADD', free, slot, slot) end
+    redis.call('EXPIRE', free, RECORD_TTL)
+  end
+end
 
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
 -- makes them last, so that a sender that dies in between blocks nothing.
@@ -66,9 +73,15 @@ function steps.start()
   local state, was_seq, ended_seq, cancel, started_at, attempts, reserved = unpack(redis.call('HMGET', job,
     'state', 'seq', 'ended_seq', 'cancel', 'started_at', 'attempts', 'reserved'))
 
-  local function wait_for(other)
-    redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + 2, 'message', 'waiting for ' .. other)
-    return {'busy', 2000}
+  -- All who wait for one lock or key look for it 10 times a second together, each after 2 s at the earliest.
+  local function wait_for(other, held)
+    local time, line = redis.call('TIME'), 'look:' .. held
+    local clock = time[1] + time[2] / 1e6
+    local look = math.max(clock + 2, (redis.call('GET', line) or 0) + 0.1)
+    local wait = math.ceil((look - clock) * 1000)
+    redis.call('SET', line, look, 'PX', wait + 1000)
+    redis.call('HSET', job, 'state', 'scheduled', 'due_at', now + wait / 1000, 'message', 'waiting for ' .. other)
+    return {'busy', wait}
   end
 
   if final(state) then return {'finished', state} end
@@ -91,7 +104,7 @@ function steps.start()
     if holder ~= '' and holder ~= id then
       local other = redis.call('HGET', 'job:' .. holder, 'state')
       if other == 'succeeded' then return {'duplicate', holder} end
-      if other and not final(other) then return wait_for(holder) end
+      if other and not final(other) then return wait_for(holder, claim) end
     end
     redis.call('SET', claim, id .. '|' .. ARGV[8], 'EX', KEY_TTL)
   end
@@ -100,7 +113,7 @@ function steps.start()
     local holder = redis.call('GET', 'lock:' .. name)
     if holder and holder ~= id then
       if ARGV[9] == 'skip' then return {'skipped', holder} end
-      return wait_for(holder)
+      return wait_for(holder, 'lock:' .. name)
     end
     redis.call('SET', 'lock:' .. name, id, 'PX', LEASE)
     redis.call('HSET', job, 'locked', 1)
@@ -129,7 +142,7 @@ end
 --       9 seq ('' = the same message comes again), 10 key ('' = none), 11 dead letter ('' = none), 12… field, value pairs
 function steps.finish()
   local id, now, state, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[7], ARGV[8]
-  local was, run_at, locked = unpack(redis.call('HMGET', job, 'state', 'run_at', 'locked'))
+  local was, run_at, locked, slots = unpack(redis.call('HMGET', job, 'state', 'run_at', 'locked', 'slots'))
   if final(was) then return 0 end
   local holder = not final(state) and ARGV[3] ~= '' and redis.call('GET', job .. ':lease')
   if holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
@@ -155,6 +168,7 @@ function steps.finish()
     if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end  -- waiting is no attempt
     return 1
   end
+  give_back(slots)
   local claim = claim_of(name, ARGV[10])
   if claim and holder_of(claim) == id then
     if state == 'cancelled' then redis.call('DEL', claim) else redis.call('EXPIRE', claim, KEY_TTL) end
@@ -170,12 +184,13 @@ end
 -- ARGV: 1 id, 2 now, 3 result
 function steps.cancel()
   local id = ARGV[1]
-  local state, name, key = unpack(redis.call('HMGET', job, 'state', 'name', 'key'))
+  local state, name, key, slots = unpack(redis.call('HMGET', job, 'state', 'name', 'key', 'slots'))
   if not state or final(state) then return state end
   redis.call('HSET', job, 'cancel', 1)
   if redis.call('EXISTS', job .. ':lease') == 1 then return state end
   redis.call('HSET', job, 'state', 'cancelled', 'finished_at', ARGV[2])
   redis.call('HDEL', job, 'due_at')
+  give_back(slots)
   redis.call('SET', 'celery-task-meta-' .. id, ARGV[3], 'EX', RESULT_TTL)
   redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[3])
   local claim = claim_of(name, key)

@@ -4,6 +4,7 @@ An ordinary Celery task runs whatever is delivered, as often as it is delivered.
 (one round trip) and hands its end to the result backend (one more), which is what makes late acknowledgement safe.
 """
 
+import logging
 import random
 import time
 import uuid
@@ -64,7 +65,7 @@ class JobTask(SubmittableTask[P, R]):
                 self._send_again(int(detail) / 1000 + random.random() / 4)
             if action == "skipped":
                 records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
-            log.info("delivery dropped", why=action)
+            log.log(logging.DEBUG if action == "busy" else logging.INFO, "delivery dropped", why=action)
             raise Ignore(*DROPPED.get(detail if action == "finished" else action, ()))
         except Snooze as snooze:
             self._snooze(snooze.delay, snooze.why)

@@ -5,30 +5,31 @@ snoozes: its message goes back to the broker, due later, and a second copy of it
 """
 
 import math
+import random
 import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import NoReturn
 
 from ..settings import settings
 from .connection import redis
 from .progress import current_job
-from .record import records
+from .record import job_key, records
 from .retry import Snooze
 
-# KEYS: bucket. ARGV: rate per second, burst. Answers seconds to wait ('0': token taken), by the server's clock.
-TAKE = """
-local rate, burst = tonumber(ARGV[1]), tonumber(ARGV[2])
+BUCKET = (files(__package__ or "") / "bucket.lua").read_text(encoding="utf-8")
+LOOKS = 10  # a second, of all who wait for one lock
+# KEYS: lock, when the last of its waiters looks. ARGV: owner, ttl in ms, seconds to wait. Returns seconds to wait, '0'
+# if the lock was taken. However many wait, together they look LOOKS times a second, by the server's clock.
+LOCK = """
+if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) or redis.call('GET', KEYS[1]) == ARGV[1] then return '0' end
 local time = redis.call('TIME')
 local now = time[1] + time[2] / 1e6
-local tokens, at = unpack(redis.call('HMGET', KEYS[1], 'tokens', 'at'))
-tokens = math.min(burst, (tonumber(tokens) or burst) + math.max(0, now - (tonumber(at) or now)) * rate)
-local wait = 0
-if tokens >= 1 then tokens = tokens - 1 else wait = (1 - tokens) / rate end
-redis.call('HSET', KEYS[1], 'tokens', tokens, 'at', now)
-redis.call('PEXPIRE', KEYS[1], math.ceil(burst / rate * 1000) + 1000)
-return tostring(wait)
+local look = math.max(now + ARGV[3], (redis.call('GET', KEYS[2]) or 0) + 1 / ARGV[4])
+redis.call('SET', KEYS[2], look, 'PX', math.ceil((look - now) * 1000) + 1000)
+return tostring(look - now)
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
@@ -38,6 +39,9 @@ class TokenBucket:
     """A rate limit for the whole fleet: at most `burst` at once and `rate` per second over time, shared under `name`.
 
     Celery's `rate_limit` counts per worker process, so that scaling out raises it.
+    A job that must wait reserves the next token and runs again when that is there: however many wait, `rate` of them
+    are woken a second. Each `acquire()` of a run costs a token, in its next run again; a run that acquires more often
+    than `burst` gets its tokens together, when the last of them is there.
     """
 
     name: str
@@ -49,18 +53,24 @@ class TokenBucket:
             raise ValueError(f"{self}: rate must be above 0 and burst at least 1")
 
     def try_acquire(self) -> float:
-        """Take a token and return 0.0, or return the seconds until one is there."""
-        return float(str(redis().eval(TAKE, 1, f"limit:{self.name}", self.rate, self.burst)))
+        """Take a token and return 0.0, or return the seconds until one is there; reserves none."""
+        return self._take("")
 
     def acquire(self) -> None:
-        """Take a token, or run this job again when there is one."""
-        if wait := self.try_acquire():
+        """Take a token, or run this job again when the one that this reserves is there. Raises Snooze."""
+        job = current_job()
+        if wait := self._take(job_key(job.id) if job else ""):
             raise Snooze(math.ceil(wait * 100) / 100, f"rate limit {self.name}")
+
+    def _take(self, record: str) -> float:
+        keys = (f"limit:{self.name}", f"slots:{self.name}", record)
+        return float(str(redis().eval(BUCKET, 3, *keys, self.rate, self.burst, self.name)))
 
 
 @contextmanager
 def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> Generator[None]:
-    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait` s.
+    """Hold `name` for the block; only who took it releases it. If another holds it, the job runs again in `wait` s,
+    or later if many wait: together they look LOOKS times a second.
 
     `ttl` in seconds, by default `lock_ttl`, must be above the hard limit, since nobody renews this lock: ValueError
     if not. For "only one of this job at a time" use `@job(singleton=…)`, whose lock the worker renews.
@@ -69,8 +79,8 @@ def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> Generator
     if ttl <= settings().hard_limit:
         raise ValueError(f"lock {name!r}: ttl={ttl:g} must be above HARD_LIMIT={settings().hard_limit:g}")
     key, token = f"lock:user:{name}", uuid.uuid4().hex
-    if not redis().set(key, token, nx=True, px=int(ttl * 1000)):
-        raise Snooze(wait, f"waiting for lock {name}")
+    if pause := float(str(redis().eval(LOCK, 2, key, f"look:{key}", token, int(ttl * 1000), wait, LOOKS))):
+        raise Snooze(pause, f"waiting for lock {name}")
     try:
         yield
     finally:
@@ -82,7 +92,8 @@ class AdaptivePoll:
     """Ask every `base` seconds after activity, doubling up to `cap` while idle.
 
     A poll that submits its successor forks into two loops when it is redelivered. This is one job with one id that
-    snoozes; a schedule with a fixed `key` starts it, and starts it again should it ever have ended.
+    snoozes; a schedule with a fixed `key` starts it, and starts it again should it ever have ended. An interval is up
+    to a tenth longer, at random, so that polls that began together do not ask together.
     """
 
     base: float = 30.0
@@ -96,4 +107,4 @@ class AdaptivePoll:
         last = float(records().field(job.id, "poll_interval") or self.base / 2)
         interval = self.base if active else min(self.cap, 2 * last)
         records().update(job.id, poll_interval=interval)
-        raise Snooze(interval, f"next poll in {interval:g} s")
+        raise Snooze(interval * random.uniform(1, 1.1), f"next poll in {interval:g} s")

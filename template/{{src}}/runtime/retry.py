@@ -12,7 +12,7 @@ Reason = Literal["exhausted", "permanent", "unexpected", "timed out", "poison"]
 
 
 class TransientError(Exception):
-    """May succeed later. `retry_after` in seconds, when the other side said how long to wait, is honoured."""
+    """May succeed later. `retry_after` in seconds, when the other side said how long to wait, is waited at least."""
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -57,10 +57,8 @@ class RetryPolicy:
 
     def delay(self, attempt: int, error: BaseException) -> float:
         """Seconds to wait after this attempt (the first is 1) failed."""
-        asked = getattr(error, "retry_after", None)
-        if asked is not None:
-            return float(asked)
-        return random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
+        asked = getattr(error, "retry_after", None) or 0  # to a thousand callers it was the same time
+        return float(asked) + random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
 
     def decide(self, attempt: int, error: BaseException) -> float | Reason:
         """Seconds until the next attempt, or the reason to give up."""
