@@ -115,6 +115,7 @@ def test_waiters_for_a_lock_look_in_turn(waiting: Service, job: str, payload: st
     assert_as_fast(idle, busy)
 
 
+@pytest.mark.thorough
 def test_a_job_that_waits_for_a_lock_gets_it_soon_after_the_others(service: Service) -> None:
     label = name()
     jobs = submit_many(service, "locked", {"name": label, "seconds": 0.1}, 10)
@@ -124,6 +125,7 @@ def test_a_job_that_waits_for_a_lock_gets_it_soon_after_the_others(service: Serv
     assert steps == ["start", "end"] * 10
 
 
+@pytest.mark.thorough
 def test_a_burst_passes_at_once_and_the_rest_at_the_rate(service: Service) -> None:
     bucket = name()
     jobs = submit_many(service, "metered", {"bucket": bucket, "rate": 4, "burst": 5}, 13)
@@ -135,7 +137,7 @@ def test_a_burst_passes_at_once_and_the_rest_at_the_rate(service: Service) -> No
     assert taken[-1] - taken[0] <= 8 / 4 + 2
 
 
-@pytest.mark.parametrize("burst", [1, 3])
+@pytest.mark.parametrize("burst", [1, pytest.param(3, marks=pytest.mark.thorough)])
 def test_a_run_that_acquires_several_times_gets_all_its_tokens(service: Service, burst: int) -> None:
     bucket = name()
     jobs = submit_many(service, "metered", {"bucket": bucket, "rate": 10, "burst": burst, "times": 3}, 3)
@@ -146,6 +148,7 @@ def test_a_run_that_acquires_several_times_gets_all_its_tokens(service: Service,
     assert_within(taken, 10, burst + 2)
 
 
+@pytest.mark.thorough
 def test_a_run_that_acquires_from_two_buckets_gets_both(service: Service) -> None:
     first, second = name(), name()
     jobs = [
@@ -157,6 +160,7 @@ def test_a_run_that_acquires_from_two_buckets_gets_both(service: Service) -> Non
     assert len(times(service, f"{first} {second}") + times(service, f"{second} {first}")) == 10
 
 
+@pytest.mark.thorough
 def test_a_retry_pays_again_and_spends_no_attempt_on_waiting(service: Service) -> None:
     bucket = name()
     jobs = submit_many(service, "metered_and_failing", {"bucket": bucket, "rate": 5, "failures": 2}, 3)
