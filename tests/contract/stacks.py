@@ -224,6 +224,8 @@ STACKS = {
                 "test_schedules.py::test_after_*": "its server fires schedules by its own clock",
                 "test_sentinel.py::*": "it needs no Redis",
                 "test_waiting.py::*": "its server counts the rate (`per_second`) and wakes what waits",
+                "test_answers.py::*": "it needs no Redis",
+                "test_outages.py::test_*redis*": "it needs no Redis",
                 "test_state.py::*": "its server keeps the state, and workflows replay",
                 "test_tracing.py::test_of_a_flood_*": "its dev server starts fewer jobs a second than traces are kept",
             },

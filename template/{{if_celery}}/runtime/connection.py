@@ -5,7 +5,7 @@ caller.
 import time
 from collections.abc import Callable
 from functools import cache
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from kombu.exceptions import OperationalError
 from redis import Redis
@@ -49,7 +49,7 @@ def redis() -> Redis:
 
 def server_time() -> float:
     """Seconds since the epoch by Redis' clock: the clocks of machines differ, and are set."""
-    seconds, microseconds = cast("tuple[int, int]", redis().time())
+    seconds, microseconds = redis().time()
     return seconds + microseconds / 1e6
 
 
