@@ -60,7 +60,8 @@ class Run:
         )
         clear_contextvars()  # of the run before; this one's stay for what is logged after its end
         trace_id = self.span.trace_id if self.span else carried["trace_id"]
-        bind_contextvars(job_id=job_id, job=job, attempt=attempt, queue=queue, trace_id=trace_id)
+        self.about = {"job_id": job_id, "job": job, "attempt": attempt, "queue": queue, "trace_id": trace_id}
+        bind_contextvars(**self.about)
 
     def failed(self, error: BaseException) -> None:
         """What it raised; whether that is its end, `ended` tells."""
@@ -76,7 +77,8 @@ class Run:
         level = LEVELS.get(outcome, logging.INFO)
         if not log.is_enabled_for(level):
             return
-        shown = {name: value for name, value in details.items() if value is not None}
+        # `about` is bound in the job's own context only, and another task or thread may give it up
+        shown = {**self.about, **{name: value for name, value in details.items() if value is not None}}
         if level == logging.ERROR and self.error:
             shown["exc_info"] = self.error
         log.log(level, f"job {outcome}", seconds=round(time.monotonic() - self.began, 3), **shown)

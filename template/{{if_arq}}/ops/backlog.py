@@ -4,13 +4,11 @@ arq keeps what waits, what is due later and what runs in one sorted set, so that
 schedule of next week and hides a stuck worker; here delayed and taken jobs are told apart, and nothing is left out.
 """
 
-import time
-
 from pydantic_core import from_json
 
 from ..contract import QueueStatus, WorkerStatus
 from ..queues import QUEUES
-from ..runtime.connection import redis, text, texts
+from ..runtime.connection import redis, server_time, text, texts
 from ..runtime.record import queue_key, running_key
 from ..settings import settings
 
@@ -19,14 +17,14 @@ FORGOTTEN = 3600.0  # seconds after which a worker that is gone is no longer rem
 
 
 async def workers() -> list[WorkerStatus]:
-    """The workers that gave a sign of life within three renewals."""
-    alive, forgotten, now = [], [], time.time()
+    """The workers whose heartbeat is at most three renewals old."""
+    alive, forgotten, now = [], [], await server_time()
     stored: dict[bytes, bytes] = await redis().hgetall("workers")
     for name, seen in sorted(stored.items()):
         worker = WorkerStatus(name=text(name), **from_json(seen))
-        if now - worker.seen_at < 3 * settings().renewal:
+        if abs(now - worker.seen_at) < 3 * settings().renewal:
             alive.append(worker)
-        elif now - worker.seen_at > FORGOTTEN:
+        elif abs(now - worker.seen_at) > FORGOTTEN:
             forgotten.append(name)
     if forgotten:
         await redis().hdel("workers", *forgotten)
@@ -36,7 +34,7 @@ async def workers() -> list[WorkerStatus]:
 async def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     """Every queue with its backlog."""
     alive = await workers() if alive is None else alive
-    now = time.time()
+    now = await server_time()
     async with redis().pipeline() as pipe:  # at one moment, or the differences below are wrong
         for queue in QUEUES:
             for priority in PRIORITIES:
@@ -77,3 +75,13 @@ async def running() -> list[str]:
         for queue in QUEUES:
             pipe.zrange(running_key(queue.name), 0, -1)
         return [text(job_id) for ids in await pipe.execute() for job_id in ids]
+
+
+async def strays() -> dict[str, int]:
+    """Jobs in queues that no worker reads, by their keys: arq's own default, and queues that are no longer declared."""
+    read = {queue_key(queue.name, priority) for queue in QUEUES for priority in PRIORITIES}
+    found = {}
+    async for key in redis().scan_iter(match="arq:queue*", count=1000, _type="zset"):
+        if (name := text(key)) not in read:
+            found[name] = await redis().zcard(name)
+    return found

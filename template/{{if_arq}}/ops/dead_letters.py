@@ -28,20 +28,6 @@ redis.call('DEL', KEYS[3])
 """
 
 
-def describe(error: BaseException) -> str:
-    """`Class: message`."""
-    try:
-        message = str(error)
-    except Exception:  # it is the job's own class
-        message = "(its message cannot be shown)"
-    return _storable(f"{type(error).__name__}: {message}")
-
-
-def _storable(written: str) -> str:
-    """Half a surrogate pair, which a library may put into its message, is no UTF-8: neither JSON nor Redis takes it."""
-    return written.encode("utf-8", "backslashreplace").decode()
-
-
 def encode(
     job_id: str,
     record: Mapping[str, Any],
@@ -60,7 +46,7 @@ def encode(
             "queue": record.get("queue") or "",
             "reason": reason,
             "error": error,
-            "traceback": _storable(traceback),
+            "traceback": traceback,
             "attempts": int(record.get("attempts") or 0),
             "failed_at": time.time(),
             "idempotency_key": record.get("key") or None,

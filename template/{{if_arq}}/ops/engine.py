@@ -7,6 +7,7 @@ from functools import cache, wraps
 from types import CoroutineType
 from typing import Any, ParamSpec, TypeVar
 
+from arq.constants import default_queue_name
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 
@@ -38,8 +39,6 @@ from ..runtime.results import large_results, reference
 from ..settings import settings
 from . import backlog, dead_letters, schedules
 
-# What arq's `Job.result()` finds for a job that was cancelled before it started.
-CANCELLED = {"r": "cancelled", "s": False, "t": 0, "f": "", "a": [], "k": {}, "et": 0, "st": 0, "ft": 0}
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -142,7 +141,7 @@ class ArqEngine:
 
     @answering
     async def cancel(self, job_id: str) -> JobStatus:
-        await records().step("cancel", job_id, dumps(CANCELLED))
+        await records().step("cancel", job_id)
         return await self._status(job_id)
 
     @answering
@@ -188,8 +187,13 @@ class ArqEngine:
 
     @answering
     async def _health(self) -> Health:
+        await redis().set("health", "asked", ex=60)  # a server that refuses writes runs no jobs
         workers = await backlog.workers()
-        return judge(workers, await backlog.queues(workers), await schedules.statuses())
+        health = judge(workers, await backlog.queues(workers), await schedules.statuses())
+        if unread := await redis().zcard(default_queue_name):
+            why = f"{unread} jobs wait in {default_queue_name}, which no worker reads: `doctor` says what to do"
+            return health.model_copy(update={"ok": False, "reasons": [*health.reasons, why]})
+        return health
 
     @answering
     async def ping(self) -> None:

@@ -12,12 +12,14 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
 from .. import health, telemetry
 from ..runtime.connection import UNAVAILABLE, text, texts
+from ..runtime.errors import shorten_traceback
 from ..runtime.record import job_key, script
 from ..settings import settings
 from . import dead_letters
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .worker import QueueWorker
 
 log = structlog.get_logger(__name__)
+RETRY = 1.0  # seconds after which a renewal that failed is tried again: others wait for it before they take over
 BLOCKED = 5.0  # seconds without a turn of the loop, and over the hard limit, until the process ends
 
 
@@ -53,22 +56,31 @@ class LeaseKeeper(threading.Thread):
 
     def run(self) -> None:
         while True:
-            try:
-                if time.monotonic() - self.worker.ticked_at < health.ALIVE / 2:
-                    health.beat(self.worker.name)
-                self.renew()
-                self.end_a_blocking_job()
-            except Exception as error:  # whatever it is, the next round must come, or running jobs are started twice
-                log.warning("leases not renewed", error=repr(error))
-            time.sleep(settings().renewal)
+            renewed = self._guarded(self.renew, "leases not renewed")
+            self._guarded(self.end_a_blocking_job, "a job that blocks the event loop was not ended")
+            self._guarded(self.beat, "no heartbeat")
+            time.sleep(settings().renewal if renewed else min(RETRY, settings().renewal))
+
+    def _guarded(self, part: Callable[[], None], problem: str) -> bool:
+        """Whatever goes wrong, the other parts and the next round must come, or running jobs are started twice."""
+        try:
+            part()
+        except Exception as error:
+            log.warning(problem, error=repr(error))
+            return False
+        return True
+
+    def beat(self) -> None:
+        """While the event loop turns, or has not stood still for long."""
+        if time.monotonic() - self.worker.ticked_at < health.ALIVE / 2:
+            health.beat(self.worker.name)
 
     def renew(self) -> None:
         """One round."""
         running = list(self.worker.running.values())
         entry = {"queues": self.worker.queues, "concurrency": self.worker.max_jobs, "running": self.worker.occupied()}
-        self.client.hset("workers", self.worker.name, json.dumps({**entry, "seen_at": time.time()}))
         held = [part for taken in running for part in (taken.id, taken.name, taken.queue)]
-        for job_id in self._do("renew", self.worker.execution.owner, *held):
+        for job_id in self._do("renew", self.worker.execution.owner, self.worker.name, json.dumps(entry), *held):
             self.worker.loop.call_soon_threadsafe(self.worker.interrupt, text(job_id), "cancelled")
 
     def end_a_blocking_job(self) -> None:
@@ -84,7 +96,8 @@ class LeaseKeeper(threading.Thread):
                 if taken is not blocking:
                     self._do("finish", *ending(taken, self.worker.execution.owner, "queued", "handed_back"))
                     _tell(taken, "handed_back")
-            log.critical("a job blocks the event loop over its hard limit: this process ends", job_id=blocking.id)
+            about = {"job_id": blocking.id, "job": blocking.name, "attempt": blocking.attempt, "queue": blocking.queue}
+            log.critical("a job blocks the event loop over its hard limit: this process ends", **about)
             telemetry.leave()
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -98,7 +111,7 @@ class LeaseKeeper(threading.Thread):
             call["k"],
             reason="timed out",
             error=error,
-            traceback=stack,
+            traceback=shorten_traceback(stack),
         )
         owner = self.worker.execution.owner
         self._do("finish", *ending(taken, owner, "failed", "timed_out", letter=letter, error=error))

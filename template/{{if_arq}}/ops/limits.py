@@ -23,7 +23,7 @@ async def keep_limits(worker: "QueueWorker") -> None:
             task, stack = worker.tasks[taken.id], io.StringIO()
             task.print_stack(file=stack)
             worker.forget(taken)
-            taken.ending = True
+            taken.ending, taken.stopped = True, "given up"
             task.cancel()
             ends.add(end := worker.loop.create_task(worker.execution.give_up(taken, stack.getvalue())))
             end.add_done_callback(ends.discard)

@@ -5,6 +5,7 @@ the jobs would wait for their leases; here another child starts at once.
 """
 
 import ctypes
+import mmap
 import os
 import signal
 import sys
@@ -30,9 +31,13 @@ PAUSE = 0.5  # seconds before a child that died at once is replaced
 
 
 def supervise(work: Callable[[str], None], queues: Sequence[str]) -> None:
-    """Run `work(owner)` in a child until SIGTERM or its own end; ends with its exit code unless a signal killed it."""
+    """Run `work(owner)` in a child until SIGTERM, and again in another whenever it ends unasked.
+
+    Ends with the child's exit code after SIGTERM, or if `work` raised: another child could not work either.
+    """
     stopping = False
     child = 0
+    failed = mmap.mmap(-1, 1)  # shared with the child: an exit code may also come from a job's `os._exit(1)`
 
     def stop(*_: object) -> None:
         nonlocal stopping
@@ -47,20 +52,22 @@ def supervise(work: Callable[[str], None], queues: Sequence[str]) -> None:
         owner, began, parent = uuid.uuid4().hex, time.monotonic(), os.getpid()
         child = os.fork()
         if child == 0:
-            _child(work, owner, parent)
+            _child(work, owner, parent, failed)
         if stopping:  # between the fork and the end of its line
             stop()
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
-        if code >= 0:
+        if failed[0] or (stopping and code == 0):
             sys.exit(code)
-        if not stopping:
-            log.error("the worker was killed, another starts", by=signal.Signals(-code).name)
-            _release(owner, queues)
-            time.sleep(max(0.0, PAUSE - (time.monotonic() - began)))
+        _release(owner, queues)
+        if stopping:  # killed while it drained
+            sys.exit(1)
+        how = {"by": signal.Signals(-code).name} if code < 0 else {"exit_code": code}
+        log.error("the worker has ended, another starts", **how)
+        time.sleep(max(0.0, PAUSE - (time.monotonic() - began)))
 
 
-def _child(work: Callable[[str], None], owner: str, parent: int) -> None:
+def _child(work: Callable[[str], None], owner: str, parent: int, failed: mmap.mmap) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     if sys.platform == "linux":  # it must not outlive its supervisor: nobody would stop it
@@ -72,6 +79,7 @@ def _child(work: Callable[[str], None], owner: str, parent: int) -> None:
         work(owner)
         code = 0
     except BaseException:
+        failed[0] = 1
         log.exception("the worker failed")
     finally:
         telemetry.leave()

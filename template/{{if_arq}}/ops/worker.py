@@ -26,6 +26,7 @@ from ..runtime.job import jobs
 from ..runtime.record import queue_key, records
 from ..runtime.routing import known_queue
 from ..settings import settings
+from . import native
 from .execution import Execution, Taken
 from .leases import LeaseKeeper
 from .limits import keep_limits
@@ -46,16 +47,10 @@ def run_worker(queues: list[str] | None = None) -> None:
     pid = os.getpid()
     from ..worker import WorkerSettings  # not before it is needed: it needs this module
 
+    options = native.options(WorkerSettings)
+
     def work(owner: str) -> None:
-        QueueWorker(
-            WorkerSettings.functions,
-            queues=chosen,
-            pid=pid,
-            owner=owner,
-            on_startup=WorkerSettings.on_startup,
-            on_shutdown=WorkerSettings.on_shutdown,
-            health_check_key=WorkerSettings.health_check_key,
-        ).run()
+        QueueWorker(**options, queues=chosen, pid=pid, owner=owner).run()
 
     supervise(work, [queue.name for queue in chosen])
 
@@ -64,12 +59,14 @@ def check() -> Iterator[tuple[str, str, str]]:
     """For `doctor`: what keeps a worker from starting, as (where, problem, how to mend it)."""
     if not jobs():
         yield "jobs/", "declares no job, and arq refuses to start without", "declare one with @job"
+    yield from native.check()
 
 
 class QueueWorker(Worker):
     """arq's worker with another loop: several queues in one process, 9 before 0.
 
-    What stays arq's: hooks at start and end, signals, `--burst`, `--check`, `ctx`, the formats of messages and results.
+    What stays arq's: hooks, signals, `--burst`, `--check`, `ctx`, the formats of messages and results. An option that
+    would have no effect raises JobDeclarationError (native.py).
     """
 
     def __init__(
@@ -79,13 +76,11 @@ class QueueWorker(Worker):
         queues: Sequence[Queue] = QUEUES,
         pid: int | None = None,
         owner: str | None = None,
-        burst: bool = False,
-        on_startup: Any = None,
-        on_shutdown: Any = None,
-        health_check_key: str | None = None,
-        redis_settings: object = None,  # for `arq --check`; the worker's client is ours
+        **options: Any,
     ) -> None:
         logs.configure()
+        native.require({"functions": functions, **options})
+        options.setdefault("health_check_interval", 10)
         self.queues = [queue.name for queue in queues]
         label = settings().worker_name or "-".join([*self.queues, str(pid or os.getpid())])
         self.name = f"{label}@{os.uname().nodename}"
@@ -93,40 +88,55 @@ class QueueWorker(Worker):
             functions,
             queue_name=queue_key(self.queues[0]),
             redis_pool=connect(),
-            burst=burst,
-            on_startup=on_startup,
-            on_shutdown=on_shutdown,
-            health_check_key=health_check_key,
-            health_check_interval=10,
+            **options,
             job_completion_wait=math.ceil(settings().drain),
             max_jobs=max(queue.concurrency for queue in queues),
             poll_delay=0,  # the loop waits by itself
         )
         adopt(self.loop, self.pool)
         self.jobs = jobs()
-        self.execution = Execution(self.jobs, self.ctx, owner or self.name, self.wake)
+        hooks = {name: getattr(self, name) for name in ("on_job_start", "on_job_end", "after_job_end")}
+        self.execution = Execution(self.jobs, self.ctx, owner or self.name, self.wake, hooks)
         self.known = json.dumps({job.name: job.singleton or "" for job in self.jobs.values()})
         self.running: dict[str, Taken] = {}
+        self.started: set[str] = set()  # those, and what was given up but has not returned
         self.alone: Taken | None = None
         self.asked = 0  # jobs that are being taken now
+        self.unsure = False  # whether Redis may have handed out jobs in an answer that got lost
         self.more = False  # whether there were as many as asked for
+        self.empty = False  # whether nothing is in the queues, delayed and running jobs included
         self.look, self.ahead = asyncio.Event(), asyncio.Event()
         self.ticked_at = math.inf  # when the event loop was last seen to turn
+
+    def run(self) -> None:
+        """Until SIGTERM or, with `burst`, until all is done. SystemExit in a task that a job started reaches the loop;
+        that task has it as its error, so nothing but the loop must start again."""
+        self.main_task = self.loop.create_task(self.main())
+        try:
+            while not self.main_task.done():
+                try:
+                    self.loop.run_until_complete(self.main_task)
+                except (SystemExit, KeyboardInterrupt) as error:
+                    log.warning("a task or callback of a job would have ended the worker", error=repr(error))
+        except asyncio.CancelledError:  # by SIGTERM, after the drain
+            pass
+        finally:
+            self.loop.run_until_complete(self.close())
 
     async def main(self) -> None:
         """Work until `main_task` is cancelled; wait for Redis first, as long as it takes."""
         await patiently(self.pool.ping)
         LeaseKeeper(self).start()
         beside = [self.loop.create_task(task) for task in (listen(self), keep_limits(self), self._take_ahead())]
+        self.ctx["redis"] = self.pool
         try:
-            await super().main()
+            if self.on_startup:
+                await self.on_startup(self.ctx)
+            while not (self.burst and self.empty):
+                await self._take_when(self.look)
         finally:
             for task in beside:
                 task.cancel()
-
-    async def _poll_iteration(self) -> None:
-        """Called by arq again and again: start what is due, then wait for more, or for a free slot."""
-        await self._take_when(self.look)
 
     async def _take_ahead(self) -> None:
         """The same once more while there is a backlog, so that Redis hands out jobs while others run, not in turn."""
@@ -166,13 +176,20 @@ class QueueWorker(Worker):
             return IDLE
         self.asked += free
         try:
-            replies, due = await records().step("take", self.execution.owner, free, self.known, *self.queues)
-            self.more = len(replies) == free
+            if self.unsure and self.asked == free:
+                ids = json.dumps([*self.started])
+                await records().step("disown", self.execution.owner, ids, *self.queues, once=True)
+                self.unsure = False
+            replies, due = await records().step("take", self.execution.owner, free, self.known, *self.queues, once=True)
+            self.more, self.empty = len(replies) == free, due < 0 and not replies
             for taken in map(Taken.of, replies):
                 if self.alone:  # it came meanwhile
                     await self.execution.hand_back(taken)
                 else:
                     self._start(taken)
+        except UNAVAILABLE:
+            self.unsure = True
+            raise
         finally:
             self.asked -= free
         return 0.0 if replies else IDLE if due < 0 else min(IDLE, due / 1000)
@@ -182,6 +199,7 @@ class QueueWorker(Worker):
             self.alone = taken
         task = self.loop.create_task(self._run(taken, [*self.tasks.values()] if self.alone else []))
         self.running[taken.id], self.tasks[taken.id] = taken, task
+        self.started.add(taken.id)
         task.add_done_callback(partial(self._done, taken))
 
     async def _run(self, taken: Taken, beside: Sequence["asyncio.Task[Any]"]) -> None:
@@ -204,9 +222,11 @@ class QueueWorker(Worker):
             self.wake()
 
     def _done(self, taken: Taken, task: "asyncio.Task[Any]") -> None:
+        self.started.discard(taken.id)
         self.forget(taken)
         if not task.cancelled() and (error := task.exception()):
-            log.error("the end of a job was not written down: it runs again", job_id=taken.id, exc_info=error)
+            about = {"job_id": taken.id, "job": taken.name, "attempt": taken.attempt, "queue": taken.queue}
+            log.error("the end of a job was not written down: it runs again", **about, exc_info=error)
 
     def interrupt(self, job_id: str, why: str) -> None:
         """Cancel a running job, unless it is ending already."""
@@ -225,9 +245,10 @@ class QueueWorker(Worker):
             self.interrupt(job_id, "draining")
         if self.tasks:
             await asyncio.wait(self.tasks.values(), timeout=LAST_WORDS)
+        deaf = [taken for taken in self.running.values() if not taken.ending]
         with suppress(TimeoutError):  # without Redis the leases end by themselves
             async with asyncio.timeout(LAST_WORDS):
-                await asyncio.gather(*(self.execution.hand_back(taken) for taken in self.running.values()))
+                await asyncio.gather(*(self.execution.hand_back(taken) for taken in deaf))
         if self.main_task:
             self.main_task.cancel()
 

@@ -9,13 +9,14 @@ from weakref import WeakKeyDictionary
 
 from arq.connections import ArqRedis
 from arq.jobs import Job as ArqJob
-from pydantic_core import from_json, to_json
+from pydantic_core import PydanticSerializationError, from_json, to_json
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError, TimeoutError
 
+from ..contract import JobFailed
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
 from . import refusals, sentinels
@@ -31,8 +32,14 @@ T = TypeVar("T")
 
 
 def dumps(value: object) -> bytes:
-    """JSON; raises pydantic_core.PydanticSerializationError for what is none."""
-    return to_json(value)
+    """JSON; raises pydantic_core.PydanticSerializationError for what is none, NaN and infinities included."""
+    encoded = to_json(value)
+    if b"NaN" in encoded or b"Infinity" in encoded:  # perhaps in a text
+        try:
+            from_json(encoded, allow_inf_nan=False)
+        except ValueError as error:
+            raise PydanticSerializationError("NaN and infinities are no JSON: use None, or a text") from error
+    return encoded
 
 
 def text(value: bytes) -> str:
@@ -45,18 +52,36 @@ def texts(mapping: Mapping[bytes, bytes]) -> dict[str, str]:
     return {text(name): text(value) for name, value in mapping.items()}
 
 
+def loads(document: bytes) -> Any:
+    """A message or result of arq's; what a job raised is an exception again, as arq's `Job.result()` raises it."""
+    value = from_json(document)
+    if isinstance(value, dict) and value.get("s") is False:
+        raised = value.get("r")
+        by_itself = isinstance(raised, dict)
+        value["r"] = JobFailed(raised.get("message")) if by_itself else asyncio.CancelledError(raised)
+    return value
+
+
 class JobRedis(ArqRedis):
     """arq's client, with JSON, and with all patterns for a job of this service."""
 
     def __init__(self, pool: BlockingConnectionPool) -> None:
         super().__init__(
-            pool, job_serializer=dumps, job_deserializer=from_json, default_queue_name=f"arq:queue:{DEFAULT_QUEUE}"
+            pool, job_serializer=dumps, job_deserializer=loads, default_queue_name=f"arq:queue:{DEFAULT_QUEUE}"
         )
 
-    async def enqueue_job(self, function: str, *args: Any, **options: Any) -> ArqJob | None:
-        """As in arq; a job of ours goes to its own queue unless `_queue_name` names one, under its idempotency key.
+    async def job(self, job_id: str) -> ArqJob:
+        """arq's handle of a job, with `status`, `result`, `info` and `abort`; it finds a job by its queue only."""
+        from .submission import find
 
-        Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue, IdempotencyConflict.
+        return await find(self, job_id)
+
+    async def enqueue_job(self, function: str, *args: Any, **options: Any) -> ArqJob | None:
+        """As in arq; a job of this service goes to its own queue unless `_queue_name` names one, under its idempotency
+        key. With `_expires` it is cancelled if it has not begun after so long.
+
+        Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue, IdempotencyConflict, TypeError for an
+        option that would have no effect.
         """
         from .submission import enqueue  # here, since submissions need the connection
 

@@ -4,11 +4,17 @@ A percentage cannot tell a stalled job from a slow one: here each report carries
 lease shows as stalled. Reporting is also where a job notices that it was cancelled.
 """
 
-import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+import structlog
+
+from ..contract import Progress
+from .connection import UNAVAILABLE
+from .errors import shorten
 from .record import records
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +46,20 @@ class JobCancelled(Exception):
 async def progress(
     *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
 ) -> None:
-    """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled."""
+    """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled, and
+    pydantic.ValidationError for what is no text or number.
+    """
     job = current_job()
-    if job and await records().update(
-        job.id, stage=stage, done=done, total=total, message=message, progress_at=time.time()
-    ):
-        raise JobCancelled(job.id)
+    given = {"stage": stage, "done": done, "total": total, "message": message}
+    known = {name: value for name, value in given.items() if value is not None}
+    checked = Progress.model_validate(known).model_dump(include=set(known))
+    fields = {name: shorten(value) if isinstance(value, str) else value for name, value in checked.items()}
+    if job is None:
+        return
+    try:
+        cancelled = await records().update(job.id, at="progress_at", **fields)
+    except UNAVAILABLE as error:
+        log.warning("progress not recorded", error=str(error))
+    else:
+        if cancelled:
+            raise JobCancelled(job.id)

@@ -2,6 +2,7 @@
 -- ARGV: 1 step, then what the step says. Times are the server's, so that machines need not agree on theirs. For one Redis node:
 -- steps make key names themselves.
 local METRICS = 'metrics'
+local CANCELLED = '{"r":"cancelled","s":false,"t":0,"f":"","a":[],"k":{},"et":0,"st":0,"ft":0}'  -- for arq's `Job.result()`
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6
 local now_ms = math.floor(now * 1000)
@@ -127,6 +128,7 @@ function close(id, state, result, letter, name, queue, values)
   redis.call('EXPIRE', job, RECORD_TTL)
   redis.call('DEL', message_of(id))
   redis.call('ZREM', waiting_in(queue, priority or 5), id)
+  if result == '' and state == 'cancelled' then result = CANCELLED end
   if result ~= '' then redis.call('SET', 'arq:result:' .. id, result, 'EX', RESULT_TTL) end
   local claim = claim_of(name, key)
   if claim and holder_of(claim) == id then
@@ -152,12 +154,52 @@ local function leave(id, name, queue, outcome)
   return state
 end
 
+local function cancel(id)
+  local job = 'job:' .. id
+  local state, name, queue = unpack(redis.call('HMGET', job, 'state', 'name', 'queue'))
+  if not state or final(state) then return state end
+  redis.call('HSET', job, 'cancel', 1)
+  if redis.call('EXISTS', lease_of(id)) == 1 then
+    redis.call('PUBLISH', 'arq:interrupt', id)
+    return state
+  end
+  if redis.call('HEXISTS', job, 'follows') == 1 then
+    redis.call('HSET', job, 'message', 'cancelled; ends with the step before it')
+    return state
+  end
+  leave(id, name, queue, 'lost')  -- if it was running, its worker is dead
+  close(id, 'cancelled', '', '', name, queue, {'message', 'cancelled'})
+  return state
+end
+
+-- What other clients asked of arq's `Job.abort()`.
+local function abort()
+  for _, id in ipairs(redis.call('ZRANGE', 'arq:abort', 0, 99)) do
+    redis.call('ZREM', 'arq:abort', id)
+    if not cancel(id) and redis.call('EXISTS', message_of(id)) == 1 then  -- enqueued by such a client: no record yet
+      redis.call('HSET', 'job:' .. id, 'cancel', 1)
+    end
+  end
+end
+
+-- May a job be taken from the worker that holds it, when its lease is over? After an outage or a jump of this clock all leases
+-- seem over while their workers live: those renew them first.
+local function may_take_over()
+  local last, steady = string.match(redis.call('GET', 'arq:clock') or '0 0', '^(%S+) (%S+)$')
+  last, steady = tonumber(last), tonumber(steady)
+  if now - last > RENEWAL or now < last - 1 then steady = now end
+  if now - last > 0.5 or now < last then
+    redis.call('SET', 'arq:clock', string.format('%.3f %.3f', now, steady))
+  end
+  return now - steady > RENEWAL + 2
+end
+
 -- May this job run, now that its turn has come? Answers nil if not, else what to do with it; whoever gets the answer holds it.
-local function start(id, owner, queue, priority, jobs)
+local function start(id, owner, queue, priority, jobs, take_over)
   local job, message = 'job:' .. id, redis.call('GET', message_of(id))
   local known = redis.call('HMGET', job, 'state', 'name', 'key', 'trace_id', 'root', 'input', 'failed_step', 'fingerprint',
-    'due_at', 'submitted_at', 'singleton', 'lost', 'retries', 'polls', 'traceparent', 'tracestate')
-  local state, name = known[1], known[2]
+    'due_at', 'submitted_at', 'singleton', 'lost', 'retries', 'cancel', 'expires_in', 'polls', 'traceparent', 'tracestate')
+  local state, name, cancelled, expires_in = known[1], known[2], known[14], known[15]
   if final(state) then
     redis.call('ZREM', waiting_in(queue, priority), id)
     return nil
@@ -165,6 +207,11 @@ local function start(id, owner, queue, priority, jobs)
   local left = redis.call('PTTL', lease_of(id))
   if left > 0 then
     redis.call('ZADD', waiting_in(queue, priority), now_ms + left, id)
+    return nil
+  end
+  if state == 'running' and not take_over and redis.call('ZSCORE', running_in(queue), id) then
+    redis.call('ZADD', waiting_in(queue, priority), now_ms + 1000, id)
+    redis.call('ZADD', running_in(queue), now_ms + 1000, id)
     return nil
   end
 
@@ -197,6 +244,12 @@ local function start(id, owner, queue, priority, jobs)
   end
   local function answer(action, detail) return {action, id, queue, priority, (known[13] or 0) + 1, message or '', known, detail} end
 
+  if cancelled then
+    leave(id, name, queue, 'lost')  -- if it was running, its worker is dead
+    close(id, 'cancelled', '', '', name, queue, {'message', 'cancelled'})
+    return nil
+  end
+
   local lost = tonumber(known[12] or 0)
   if state == 'running' then  -- the last run ended without a word: its worker died
     count('finished', name, queue, 'lost')
@@ -204,6 +257,9 @@ local function start(id, owner, queue, priority, jobs)
     redis.call('HSET', job, 'state', 'queued')  -- no run that is still to be counted
     if lost >= MAX_DELIVERIES then return answer('poison', lost) end
   end
+
+  local late = expires_in and now - known[10] - expires_in or 0
+  if late > 0 and redis.call('HEXISTS', job, 'started_at') == 0 then return answer('expired', string.format('%.1f', late)) end
 
   local claim = claim_of(name, known[3])
   if claim then
@@ -280,7 +336,8 @@ end
 -- ARGV: 1 owner, 2 how many, 3 the jobs there are (JSON: name → 'wait', 'skip' or ''), 4… queues in order.
 -- Answers the jobs, and if there are none in how many ms to look again (-1: nothing is there).
 function steps.take()
-  local owner, free, taken = ARGV[1], tonumber(ARGV[2]), {}
+  local owner, free, taken, take_over = ARGV[1], tonumber(ARGV[2]), {}, may_take_over()
+  abort()
   for i = 4, #ARGV do
     local queue = ARGV[i]
     for priority = 9, 0, -1 do
@@ -288,7 +345,7 @@ function steps.take()
       local ids = free > 0 and redis.call('ZRANGE', waiting, '-inf', now_ms, 'BYSCORE', 'LIMIT', 0, free) or {}
       while #ids > 0 do
         for _, id in ipairs(ids) do
-          local answer = start(id, owner, queue, priority, ARGV[3])
+          local answer = start(id, owner, queue, priority, ARGV[3], take_over)
           if answer then
             taken[#taken + 1] = answer
             free = free - 1
@@ -324,6 +381,10 @@ function steps.finish()
     close(id, state, ARGV[5], ARGV[9], name, queue, {unpack(ARGV, 10)})
     return 1
   end
+  if redis.call('HEXISTS', job, 'cancel') == 1 then  -- asked too late to stop this run, it ends before the next
+    close(id, 'cancelled', '', '', name, queue, {'message', 'cancelled'})
+    return 1
+  end
   redis.call('HSET', job, 'state', state, 'queue', queue, unpack(ARGV, 10))
   if delay > 0 then redis.call('HSET', job, 'due_at', now + delay / 1000) end
   redis.call('HDEL', job, 'lost')  -- it can end without killing its worker
@@ -337,10 +398,12 @@ function steps.finish()
 end
 
 -- Keep what a worker runs, also after Redis was away for longer than a lease, unless another worker has taken it.
--- ARGV: 1 owner, 2… id, name, queue of each. Answers those that were cancelled meanwhile.
+-- ARGV: 1 owner, 2 name of the worker, 3 its entry (JSON), 4… id, name, queue of each. Answers those that were cancelled meanwhile.
 function steps.renew()
-  local cancelled = {}
-  for i = 2, #ARGV, 3 do
+  local cancelled, entry = {}, cjson.decode(ARGV[3])
+  entry.seen_at = now
+  redis.call('HSET', 'workers', ARGV[2], cjson.encode(entry))
+  for i = 4, #ARGV, 3 do
     local id, name, queue = ARGV[i], ARGV[i + 1], ARGV[i + 2]
     local state, priority, cancel = unpack(redis.call('HMGET', 'job:' .. id, 'state', 'priority', 'cancel'))
     local holder = redis.call('GET', lease_of(id))
@@ -351,6 +414,25 @@ function steps.renew()
     if cancel then cancelled[#cancelled + 1] = id end
   end
   return cancelled
+end
+
+-- An answer of `take` got lost: what this worker holds without running it goes back, as if it had not been taken.
+-- ARGV: 1 owner, 2 ids that it runs (JSON), 3… queues
+function steps.disown()
+  local runs = {}
+  for _, id in ipairs(cjson.decode(ARGV[2])) do runs[id] = true end
+  for i = 3, #ARGV do
+    for _, id in ipairs(redis.call('ZRANGE', running_in(ARGV[i]), 0, -1)) do
+      if not runs[id] and redis.call('GET', lease_of(id)) == ARGV[1] then
+        local name, priority = unpack(redis.call('HMGET', 'job:' .. id, 'name', 'priority'))
+        if leave(id, name or '', ARGV[i], 'handed_back') == 'running' then
+          redis.call('HINCRBY', 'job:' .. id, 'attempts', -1)
+          redis.call('HSET', 'job:' .. id, 'state', 'queued')
+        end
+        enqueue(id, ARGV[i], priority or 5, now_ms)
+      end
+    end
+  end
 end
 
 -- A worker is gone: whoever looks next may take what it held. ARGV: 1 owner, 2… queues. Answers how many jobs that are.
@@ -369,24 +451,15 @@ function steps.release()
   return released
 end
 
--- Cancel what has not started; ask what runs to stop. Answers the state that the job was in.
--- ARGV: 1 id, 2 result
-function steps.cancel()
-  local id, job = ARGV[1], 'job:' .. ARGV[1]
-  local state, name, queue = unpack(redis.call('HMGET', job, 'state', 'name', 'queue'))
-  if not state or final(state) then return state end
-  redis.call('HSET', job, 'cancel', 1)
-  if redis.call('EXISTS', lease_of(id)) == 1 then
-    redis.call('PUBLISH', 'arq:interrupt', id)
-    return state
-  end
-  if redis.call('HEXISTS', job, 'follows') == 1 then
-    redis.call('HSET', job, 'message', 'cancelled; ends with the step before it')
-    return state
-  end
-  leave(id, name, queue, 'lost')  -- if it was running, its worker is dead
-  close(id, 'cancelled', ARGV[2], '', name, queue, {'message', 'cancelled'})
-  return state
+-- Cancel what has not started; ask what runs to stop. Answers the state that the job was in. ARGV: 1 id
+function steps.cancel() return cancel(ARGV[1]) end
+
+-- Set fields of a job that runs. Answers 1 if it was asked to stop. ARGV: 1 id, 2 field for the time, 3… field, value pairs
+function steps.update()
+  local job = 'job:' .. ARGV[1]
+  if redis.call('EXISTS', job) == 0 then return 0 end
+  redis.call('HSET', job, ARGV[2], now, unpack(ARGV, 3))
+  return redis.call('HEXISTS', job, 'cancel')
 end
 
 -- The first replay of a dead letter names the job that replaces it; later ones learn its name.

@@ -6,6 +6,7 @@ state, its place in the queue, its lease, key, result, dead letter and counters.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,11 +15,12 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from hiredis import pack_command
-from redis.exceptions import ConnectionError, NoScriptError, ResponseError
+from redis.exceptions import ConnectionError, NoScriptError, ResponseError, TimeoutError
 
 from ..contract import DURATION_BUCKETS, WAIT_BUCKETS
 from ..settings import settings
 from .connection import JobRedis, dumps, redis, text
+from .refusals import RefusedNow
 
 METRICS = "metrics"
 BATCH = 100  # steps that share a round trip at most
@@ -62,6 +64,7 @@ def script() -> str:
     conf = settings()
     constants = {
         "LEASE": int(conf.lease * 1000),
+        "RENEWAL": conf.renewal,
         "RECORD_TTL": conf.record_ttl,
         "RESULT_TTL": conf.result_ttl,
         "KEY_TTL": conf.idempotency_ttl,
@@ -73,11 +76,17 @@ def script() -> str:
     return values + (files(__package__ or "") / "record.lua").read_text(encoding="utf-8")
 
 
+@cache
+def _script_sha() -> str:
+    return hashlib.sha1(script().encode(), usedforsecurity=False).hexdigest()
+
+
 @dataclass(eq=False, slots=True)
 class _Step:
-    arguments: tuple[Any, ...]
+    command: bytes
     answer: asyncio.Future[Any]
-    repeated: bool = False
+    once: bool
+    sent_again: bool = False
 
 
 class Records:
@@ -85,14 +94,17 @@ class Records:
 
     def __init__(self, client: JobRedis) -> None:
         self.client = client
-        self._sha = ""
+        self._loaded = False  # the script, as far as is known
         self._link: Any = None  # a connection of its own, so that nothing comes between a batch and the next
         self._waiting: list[_Step] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def step(self, *arguments: Any) -> Any:
-        """One step; those asked for while others are on their way go together."""
-        step = _Step(arguments, asyncio.get_running_loop().create_future())
+    async def step(self, *arguments: Any, once: bool = False) -> Any:
+        """One step; those asked for while others are on their way go together. It is sent again when its answer got
+        lost, unless `once`. Raises TypeError or UnicodeEncodeError for an argument that cannot be sent.
+        """
+        command = pack(("EVALSHA", _script_sha(), 0, *arguments))  # here: an error must not harm the others
+        step = _Step(command, asyncio.get_running_loop().create_future(), once)
         self._waiting.append(step)
         if self._sender is None or self._sender.done():
             self._sender = asyncio.create_task(self._send())
@@ -103,31 +115,48 @@ class Records:
         answered: list[tuple[_Step, Any]] = []
         while self._waiting or answered:
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            earlier, answered = answered, []
             try:
                 if batch:
-                    self._sha = self._sha or await self.client.script_load(script())
-                    self._link = self._link or await self.client.connection_pool.get_connection()
-                    packed = [pack(("EVALSHA", self._sha, 0, *step.arguments)) for step in batch]
-                    await self._link.send_packed_command(b"".join(packed))
-                self._hand_out(answered)
-                answered = []
-                answered = [(step, await self._reply()) for step in batch]
+                    await self._connect()
+                    await self._link.send_packed_command(b"".join(step.command for step in batch))
+                self._hand_out(earlier)
+                earlier = []
+                for step in batch:  # one by one: those that were answered keep their answers
+                    answered.append((step, await self._reply()))
+                if any(isinstance(reply, RefusedNow) for _, reply in answered):
+                    await self._link.disconnect()  # another server may be the master by now
             except Exception as error:
-                self._hand_out(answered)
-                answered = [(step, error) for step in batch]
+                self._hand_out(earlier)
+                failed = batch[len(answered) :]
+                if isinstance(error, TimeoutError):  # those that came meanwhile have waited for it, too
+                    failed, self._waiting = failed + self._waiting, []
+                answered += [(step, error) for step in failed]
+
+    async def _connect(self) -> None:
+        if not self._loaded:
+            await self.client.script_load(script())
+            self._loaded = True
+        self._link = self._link or await self.client.connection_pool.get_connection()
 
     async def _reply(self) -> Any:
         try:
-            return await self._link.read_response()
-        except ResponseError as error:  # any other error closes the link; it opens again when something is sent
+            return await self._link.read_response(disconnect_on_error=False)
+        except (ResponseError, RefusedNow) as error:
             return error
+        except BaseException:
+            await self._link.disconnect(nowait=True)  # it opens again when something is sent
+            raise
 
     def _hand_out(self, answered: Sequence[tuple[_Step, Any]]) -> None:
         for step, reply in answered:
             if step.answer.done():  # who asked has been cancelled
                 continue
-            if isinstance(reply, NoScriptError | ConnectionError) and not step.repeated:  # Redis was restarted
-                self._sha, step.repeated = "", True
+            if isinstance(reply, NoScriptError) and not step.sent_again:
+                self._loaded, step.sent_again = False, True
+                self._waiting.append(step)
+            elif _is_lost(reply) and not step.once and not step.sent_again:
+                step.sent_again = True
                 self._waiting.append(step)
             elif isinstance(reply, Exception):
                 step.answer.set_exception(reply)
@@ -152,17 +181,18 @@ class Records:
         """Write down what comes after `size` parts."""
         await self.step("group", group, size, dumps(fan_in))
 
-    async def update(self, job_id: str, **fields: Any) -> bool:
-        """Set fields of a running job; True if it was asked to stop."""
-        async with self.client.pipeline(transaction=False) as pipe:
-            pipe.hset(job_key(job_id), mapping={name: value for name, value in fields.items() if value is not None})
-            pipe.hexists(job_key(job_id), "cancel")
-            return bool((await pipe.execute())[-1])
+    async def update(self, job_id: str, *, at: str = "updated_at", **fields: Any) -> bool:
+        """Set fields of a running job, and when in the field `at`; True if it was asked to stop."""
+        return bool(await self.step("update", job_id, at, *flat(fields)))
 
     async def field(self, job_id: str, name: str) -> str | None:
         """One field of the record."""
         value = await self.client.execute_command("HGET", job_key(job_id), name)
         return None if value is None else text(value)
+
+
+def _is_lost(reply: object) -> bool:
+    return isinstance(reply, ConnectionError) and not isinstance(reply, RefusedNow)
 
 
 def flat(fields: Fields) -> list[Any]:

@@ -25,8 +25,12 @@ def large_results() -> LargeResults:
 
 
 async def keep(job_id: str, encoded: bytes) -> bytes:
-    """What to store in Redis: the result, or a reference if it is larger than `inline_result_max`."""
-    if len(encoded) <= settings().inline_result_max:
+    """What to store in Redis: the result, or a reference if it is larger than `inline_result_max`.
+
+    One that looks like a reference is kept elsewhere, too: no job can name the result of another.
+    """
+    is_like_one = b'"$ref"' in encoded and reference(from_json(encoded)) is not None
+    if len(encoded) <= settings().inline_result_max and not is_like_one:
         return encoded
     await asyncio.to_thread(large_results().put, job_id, encoded)
     return dumps({REFERENCE: job_id, "bytes": len(encoded)})

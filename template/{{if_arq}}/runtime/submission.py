@@ -9,25 +9,26 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from arq.jobs import Job as ArqJob
-from pydantic_core import from_json, to_json, to_jsonable_python
+from pydantic_core import to_json, to_jsonable_python
 
 from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
 from ..queues import DEFAULT_QUEUE
-from .connection import JobRedis, dumps, patiently
+from .connection import JobRedis, dumps, loads, patiently, server_time, text
 from .progress import current_job
-from .record import flat, queue_key, records
+from .record import flat, job_key, queue_key, records
 from .routing import known_queue, route
 
 if TYPE_CHECKING:
     from .job import Job
 
 R = TypeVar("R")
+OPTIONS = ("_job_id", "_queue_name", "_defer_by", "_defer_until", "_expires", "_job_try")  # arq's
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,25 +138,49 @@ async def enqueue(
     from .job import jobs  # here, since jobs need submissions
 
     ours = {option: value for option, value in options.items() if option.startswith("_")}
+    _refuse(ours)
     job = jobs().get(name)
-    if job is None or ours.get("_expires") or ours.get("_job_try"):
+    if job is None:
         return await native(name, *args, **options)
-    queue = ours.get("_queue_name")
+    queue, expires = ours.get("_queue_name"), ours.get("_expires")
     spec = prepare(
         job,
         job.bind(args, {option: value for option, value in options.items() if option not in ours}),
         job_id=ours.get("_job_id"),
         queue=queue.removeprefix("arq:queue:") if queue else None,
+        expires_in=_seconds(expires) if expires is not None else None,
     )
-    submission, new = await send(spec, delay=_seconds(ours.get("_defer_by"), ours.get("_defer_until")))
-    if not new:
-        return None
-    home = queue_key(spec.fields["queue"], spec.fields["priority"])
-    return ArqJob(submission.id, client, _queue_name=home, _deserializer=from_json)
-
-
-def _seconds(by: float | timedelta | None, until: datetime | None) -> float:
-    if until is not None:
+    delay = _seconds(ours.get("_defer_by") or 0)
+    if until := ours.get("_defer_until"):
         aware = until if until.tzinfo else until.astimezone()  # arq: a naive one is local time
-        return max(0.0, (aware - datetime.now(UTC)).total_seconds())
-    return by.total_seconds() if isinstance(by, timedelta) else float(by or 0)
+        delay = aware.timestamp() - await server_time()
+    submission, new = await send(spec, delay=max(0.0, delay))
+    if submission.id != spec.id or (ours.get("_job_id") and not new):
+        return None
+    return _handle(client, spec.id, spec.fields["queue"], spec.fields["priority"])
+
+
+async def find(client: JobRedis, job_id: str) -> ArqJob:
+    """arq's handle of a job, wherever it was sent from."""
+    queue, priority = await client.execute_command("HMGET", job_key(job_id), "queue", "priority")
+    return _handle(client, job_id, text(queue) if queue else DEFAULT_QUEUE, int(priority or 5))
+
+
+def _handle(client: JobRedis, job_id: str, queue: str, priority: int) -> ArqJob:
+    return ArqJob(job_id, client, _queue_name=queue_key(queue, priority), _deserializer=loads)
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    """What would have no effect, or would make no sense."""
+    if unknown := options.keys() - OPTIONS:
+        raise TypeError(f"enqueue_job() has no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}")
+    if options.get("_job_try") is not None:
+        raise TypeError("enqueue_job(_job_try=…): attempts are counted in the record of the job, leave it out")
+    if options.get("_defer_by") and options.get("_defer_until"):
+        raise TypeError("enqueue_job() takes _defer_by or _defer_until, not both")
+    if (expires := options.get("_expires")) is not None and not _seconds(expires) > 0:
+        raise ValueError(f"enqueue_job(_expires={expires!r}): it must be above 0 seconds")
+
+
+def _seconds(duration: float | timedelta) -> float:
+    return duration.total_seconds() if isinstance(duration, timedelta) else float(duration)

@@ -1,6 +1,12 @@
 """Jobs that the tests of faults submit."""
 
 import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from arq import Retry  # ty: ignore[missing-module-member]
 
 from ..runtime import (  # ty: ignore[import-not-found]
     AdaptivePoll,
@@ -12,7 +18,9 @@ from ..runtime import (  # ty: ignore[import-not-found]
     current_job,
     job,
     lock,
+    progress,
 )
+from ..settings import settings  # ty: ignore[import-not-found]
 from .endings import end
 from .probes import attempt, effects, tell  # ty: ignore[import-not-found]
 from .resources import Context  # ty: ignore[import-not-found]
@@ -102,3 +110,103 @@ async def polls(ctx: Context, seconds: float) -> None:
 async def refused(ctx: Context, retry_after: float) -> None:
     """Be refused, and asked to come back later."""
     raise TransientError("429 too many requests", retry_after=retry_after)
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+async def asks_for_a_retry(ctx: Context, label: str, defer: float | None = None, times: int = 1) -> int:
+    """Fail so many times as code for arq does."""
+    await tell(ctx, label)
+    if ctx["job_try"] <= times:
+        raise Retry(defer=defer)
+    return ctx["job_try"]
+
+
+@job(queue="default", retry=None)
+async def shows_its_context(ctx: Context, label: str) -> list[str]:
+    """What arq's `ctx` holds."""
+    await tell(ctx, label, hooks=ctx.get("hooks"))
+    return sorted(str(name) for name in ctx)
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+async def answers_a_cancel(ctx: Context, label: str, how: str) -> None:
+    """Work for long; when it is stopped raise something else."""
+    await tell(ctx, label)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError as stop:
+        errors = {"transient": TransientError("stopped"), "snooze": Snooze(0.1), "bug": ZeroDivisionError("stopped")}
+        raise errors[how] from stop
+
+
+@job(queue="default", retry=None)
+async def exits_aside(ctx: Context, label: str, how: str) -> str:
+    """Call sys.exit() in a task, a callback or a thread of this job."""
+    await tell(ctx, label)
+    if how == "task":
+        await asyncio.create_task(_exit())
+    elif how == "task group":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_exit())
+    elif how == "forgotten task":
+        asyncio.create_task(_exit())  # noqa: RUF006
+        await asyncio.sleep(0.5)
+    elif how == "callback":
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+        await asyncio.sleep(0.5)
+    else:
+        await asyncio.to_thread(sys.exit, 3)
+    return how
+
+
+async def _exit() -> None:
+    sys.exit(3)
+
+
+SAYS: dict[str, Callable[[], Exception]] = {
+    "snooze": lambda: Snooze(0.1, "half an emoji \ud83d"),
+    "transient": lambda: TransientError("half an emoji \ud83d"),
+    "not a number": lambda: Snooze(float("nan")),
+    "endless": lambda: Snooze(float("inf")),
+    "no number": lambda: Snooze("soon", "later"),  # type: ignore[arg-type]
+    "retry after nan": lambda: TransientError("later", retry_after=float("nan")),
+}
+
+
+@job(queue="default", retry=RetryPolicy(attempts=2, base=0.1, cap=0.2), no_key_because="it only reports")
+async def says(ctx: Context, label: str, what: str) -> int:
+    """Ask to run again, with words and numbers that nobody can store; run for good the second time."""
+    await tell(ctx, label)
+    if len((await ctx["http"].get(f"{settings().payment_gateway_url}/effects", params={"label": label})).json()) > 1:
+        return 2
+    raise SAYS[what]()
+
+
+@job(queue="default", retry=None)
+async def reports(ctx: Context, label: str, message: str | None, done: float | None = None) -> None:
+    """Report progress that a store may refuse."""
+    await tell(ctx, label)
+    await progress(message="half an emoji \ud83d" if message is None else message, done=done)
+
+
+@job(queue="default", retry=None)
+async def uses_up_descriptors(ctx: Context, label: str, seconds: float) -> int:
+    """Open files until there are no descriptors left, and hold them."""
+    await tell(ctx, label)
+    held = []
+    try:
+        while True:
+            held.append(os.open("/dev/null", os.O_RDONLY))
+    except OSError:
+        await asyncio.sleep(seconds)
+    finally:
+        for number in held:
+            os.close(number)
+    return len(held)
+
+
+@job(queue="default", retry=None, soft_limit=2, hard_limit=3)
+async def blocks_over_its_limit(ctx: Context, label: str) -> None:
+    """Hold up the event loop for longer than the hard limit."""
+    await tell(ctx, label)
+    time.sleep(30)  # doctor: ok
