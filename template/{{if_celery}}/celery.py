@@ -44,7 +44,7 @@ def route_task(
     return {"queue": getattr(task, "job_queue", None) or DEFAULT_QUEUE}
 
 
-app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask", events=EVENTS)
+app = Celery(__package__, task_cls=f"{RUNTIME}.task:JobTask", control=f"{RUNTIME}.control:JobControl", events=EVENTS)
 app.conf.update(
     result_backend=f"{RUNTIME}.results:{BACKEND}+{URL}" if URL else None,
     redis_backend_use_ssl=TLS,

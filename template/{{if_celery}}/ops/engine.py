@@ -33,6 +33,7 @@ from ..engine import Engine
 from ..health import judge
 from ..runtime import dead_letters
 from ..runtime.connection import UNAVAILABLE, redis
+from ..runtime.control import JobControl
 from ..runtime.record import job_key, records, result_key
 from ..runtime.results import large_results, reference, stored
 from ..runtime.routing import known_queue
@@ -160,9 +161,7 @@ class CeleryEngine:
 
     @in_thread
     def cancel(self, job_id: str) -> JobStatus:
-        before = records().cancel(job_id)
-        if before == "running":
-            app.control.broadcast("interrupt", arguments={"job_id": job_id})
+        cast("JobControl", app.control).cancel(job_id)
         return self._status(job_id)
 
     @in_thread

@@ -256,9 +256,16 @@ def _end_of_a_pool_process(**_: Any) -> None:
 
 @control_command(args=[("job_id", str)])
 def interrupt(panel: Any, job_id: str) -> dict[str, bool]:
-    """Raise SoftTimeLimitExceeded in a running job, so that its `finally` blocks run; the job's record says why."""
-    for request in list(state.active_requests):
-        if request.id == job_id and request.worker_pid:
+    """Raise SoftTimeLimitExceeded in a running job, so that its `finally` blocks run; the job's record says why.
+
+    One that waits here for its time is taken now, so that what waits for it hears at once that it was cancelled.
+    """
+    for request in [request for request in list(state.requests.values()) if request.id == job_id]:
+        if request.worker_pid and request in state.active_requests:
             os.kill(request.worker_pid, signal.SIGUSR1)
             return {"interrupted": True}
+        if timer := getattr(request, "_eta_timer_entry", None):
+            timer.cancel()
+            request._eta_timer_entry = None
+            timer()
     return {"interrupted": False}

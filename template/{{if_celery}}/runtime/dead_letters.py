@@ -10,16 +10,20 @@ import json
 import time
 from typing import Any
 
+import structlog
 from celery.app.task import Context
 from celery.worker.consumer import Consumer
 from kombu import Message
 from pydantic import ValidationError
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
+from . import workflows
 from .connection import redis
 from .record import envelope, job_key, queue_of, records
 
+log = structlog.get_logger(__name__)
 PAGE = 200
+CARRIED = ("job", "root_id", "parent_id", "group", "group_index", "callbacks", "errbacks", "chain", "chord")
 UNDECODABLE = "application/x-undecodable"  # the content type of text that is no message
 
 
@@ -81,12 +85,13 @@ class JobConsumer(Consumer):
     def keep(message: Message, why: str, error: Exception) -> None:
         """Write the letter of a message that cannot be run."""
         headers = message.headers if isinstance(message.headers, dict) else {}
+        embedded: Any = None
         body: Any = message.body
         args: Any = None
         kwargs: Any = None
         if why == "unknown job":
             try:
-                args, kwargs, _ = message.decode()
+                args, kwargs, embedded = message.decode()
             except Exception as undecodable:
                 why, error = "undecodable", undecodable
         if message.content_type == UNDECODABLE:
@@ -107,9 +112,17 @@ class JobConsumer(Consumer):
             "raw": body if args is None else None,
             "replayable": args is not None,
         }
-        request = Context(id=job_id, task=job, delivery_info={"routing_key": queue})
+        given = {**headers, **(embedded if isinstance(embedded, dict) else {})}
+        request = Context(
+            {name: given[name] for name in CARRIED if name in given},
+            id=job_id, task=job, delivery_info={"routing_key": queue},
+        )  # fmt: skip
         text = json.dumps(letter, default=repr)
         records().finish(request, "failed", "refused", letter=text, error=describe(error), priority=0)
+        try:
+            workflows.end(_app().backend, request, error, "failed", describe(error))
+        except (AttributeError, KeyError, TypeError, ValueError) as malformed:  # a foreign client's workflow
+            log.warning("the workflow of a refused message was not ended", job_id=job_id, error=repr(malformed))
 
 
 def listed(*, job: str | None, queue: str | None, reason: str | None, limit: int) -> list[DeadLetter]:
@@ -180,10 +193,14 @@ def discard(job_id: str) -> None:
     _remove(job_id, letter["queue"])
 
 
-def _task(name: str) -> Any:
+def _app() -> Any:
     from ..celery import app  # here, since the app's configuration needs the runtime
 
-    return app.tasks.get(name)
+    return app
+
+
+def _task(name: str) -> Any:
+    return _app().tasks.get(name)
 
 
 def _stored(job_id: str) -> dict[str, Any]:

@@ -54,7 +54,9 @@ def job(
     def declare(function: Callable[P, R]) -> JobTask[P, R]:
         from ..celery import app  # here, since the app's configuration needs the runtime
 
-        name = getattr(function, "__name__", "")
+        name = getattr(function, "__name__", repr(function))
+        if problem := _not_runnable(function):
+            raise JobDeclarationError(f"job {name} ({_place(function)}) {problem}")
         if name in app.tasks:
             raise JobDeclarationError(f"job {name} is declared twice; the other one is in {app.tasks[name].__module__}")
         if retry and not idempotency_key and not no_key_because:
@@ -89,6 +91,23 @@ def job(
         )(function)
 
     return declare
+
+
+def _not_runnable(function: Any) -> str | None:
+    """What a pool process cannot run, or what has no name of its own to be sent under; and what to do."""
+    if inspect.iscoroutinefunction(function):
+        return "is a coroutine function, and nothing would await it: write `def` and call asyncio.run(…) inside"
+    if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        return "is a generator, and nothing would iterate over it: return a list, or submit a job for each value"
+    if inspect.isclass(function) or not getattr(function, "__name__", "").isidentifier():  # a lambda, a partial
+        return "is no function with a name that a message can carry: write `def`, and call it inside"
+    return None
+
+
+def _place(function: Any) -> str:
+    """Where it is written: file and line, or else the module."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else str(getattr(function, "__module__", None))
 
 
 def _arguments(job: str, function: Callable[..., Any]) -> tuple[type[BaseModel], str | None]:

@@ -38,15 +38,21 @@ function steps.reserve()
     end
     redis.call('SET', claim, id .. '|' .. ARGV[4], 'EX', RESERVED)
   end
-  if redis.call('HDEL', job, 'follows') == 1 then redis.call('HDEL', job, 'state', 'message', 'queue', 'priority') end
+  if redis.call('HDEL', job, 'follows') == 1 then  -- its turn has come
+    redis.call('HDEL', job, 'name', 'state', 'message', 'queue', 'priority', 'error', 'finished_at')
+  end
   if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end
   for field, value in pairs(record) do redis.call('HSETNX', job, field, value) end
   if redis.call('TTL', job) < RESERVED then redis.call('EXPIRE', job, RESERVED) end
+  if ARGV[7] ~= '{}' then redis.call('HSET', job, 'followers', ARGV[7]) end
   for follower, step in pairs(cjson.decode(ARGV[7])) do
     local key = 'job:' .. follower
-    if redis.call('EXISTS', key) == 0 then
+    local state, follows = unpack(redis.call('HMGET', key, 'state', 'follows'))
+    if not state or (follows and state == 'failed') then  -- 'failed': with this step, which is now replayed
       redis.call('HSET', key, 'name', step, 'state', 'scheduled', 'message', 'waiting for earlier steps', 'follows', 1,
         'queue', '', 'priority', 5, 'root', record.root)
+      redis.call('HDEL', key, 'error', 'finished_at')
+      redis.call('DEL', 'celery-task-meta-' .. follower)
       redis.call('EXPIRE', key, RECORD_TTL)
     end
   end
@@ -196,6 +202,25 @@ function steps.cancel()
   local claim = claim_of(name, key)
   if claim and holder_of(claim) == id then redis.call('DEL', claim) end
   return state
+end
+
+-- Jobs that waited for one that ended without success will not run. They keep `follows`: a replay of that one lets them wait again.
+-- ARGV: 1 now, 2 JSON: id, name, error and result of each
+function steps.give_up()
+  for _, step in ipairs(cjson.decode(ARGV[2])) do
+    local id, name, why, result = unpack(step)
+    local key = 'job:' .. id
+    local state, follows = unpack(redis.call('HMGET', key, 'state', 'follows'))
+    if not state or (follows and not final(state)) then
+      redis.call('HSET', key, 'name', name, 'state', 'failed', 'error', why, 'finished_at', ARGV[1], 'follows', 1)
+      redis.call('HSETNX', key, 'queue', '')
+      redis.call('HSETNX', key, 'priority', 5)
+      redis.call('HDEL', key, 'message')
+      redis.call('EXPIRE', key, RECORD_TTL)
+      redis.call('SET', 'celery-task-meta-' .. id, result, 'EX', RESULT_TTL)
+      redis.call('PUBLISH', 'celery-task-meta-' .. id, result)
+    end
+  end
 end
 
 -- The first replay of a dead letter names the job that replaces it; later ones learn its name.

@@ -10,6 +10,7 @@ import json
 import re
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -169,6 +170,16 @@ class Records:
         """Cancel or ask to stop; answers the state before, None for an unknown job."""
         result = {"status": "REVOKED", "result": None, "task_id": job_id, "children": [], "traceback": None}
         return self._step("cancel", job_id, job_id, time.time(), json.dumps(result))
+
+    def give_up(self, jobs: Sequence[tuple[str, str, str, str]]) -> None:
+        """End jobs that waited for one that did not succeed: id, name, error and Celery's result of each."""
+        if jobs:
+            self._step("give_up", jobs[0][0], time.time(), json.dumps(jobs))
+
+    def ended(self, job_id: str) -> tuple[str | None, str | None, str | None]:
+        """State, error, and the job that replaces it, of a job that has ended."""
+        state, error, replayed_as = self.client.hmget(job_key(job_id), "state", "error", "replayed_as")
+        return state, error, replayed_as
 
     def replay(self, job_id: str, new_id: str) -> str:
         """Name the job that replaces a dead one; answers the first that was named."""

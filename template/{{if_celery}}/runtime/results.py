@@ -6,20 +6,23 @@ failures, the main process time-outs, lost workers and revocations: each is one 
 
 import json
 import traceback as tracebacks
+from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic, TypeVar
 
 from celery import states
 from celery.app.task import Context
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.exceptions import ChordError, TaskError, TaskRevokedError
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from ..contract import State
 from ..large_results import LargeResults, open_large_results
 from ..settings import settings
-from . import dead_letters
+from . import dead_letters, workflows
+from .connection import patiently
 from .record import records, result_key
 
 REFERENCE = "$ref"
@@ -99,6 +102,7 @@ class JobBackend(RedisBackend):
         }
         ours, outcome = STATES[state]
         error = dead_letters.describe(result) if state in states.EXCEPTION_STATES and state != states.REVOKED else None
+        outcome, error = request.get("outcome") or outcome, request.get("why") or error
         letter = ""
         if state == states.FAILURE and request.delivery_info:  # later steps of a failed chain were never delivered
             reason = dead_letters.reason(request, error or "")
@@ -107,22 +111,78 @@ class JobBackend(RedisBackend):
         details = {"error": error, "result_size": request.get("result_size"), "due_at": request.get("due_at")}
         plain = state == states.SUCCESS and request.get("result_size")  # `keep` has made it plain JSON
         encoded = to_json(meta).decode() if plain else str(self.encode(meta))
-        records().finish(request, ours, outcome, result=encoded, letter=letter, **details)
+        ended = records().finish(request, ours, outcome, result=encoded, letter=letter, **details)
+        request.update(ended_before=not ended)
         return result
+
+    def mark_as_done(self, task_id: str, result: Any, request: Any = None, *args: Any, **kwargs: Any) -> None:
+        """As in Celery; `ignore_result` leaves the result out, not the end."""
+        if not isinstance(request, Context):
+            super().mark_as_done(task_id, result, request, *args, **kwargs)
+            return
+        self.store_result(task_id, None if request.ignore_result else result, states.SUCCESS, request=request)
+        if request.chord:
+            self.on_chord_part_return(request, states.SUCCESS, result)
 
     def mark_as_failure(
         self, task_id: str, exc: Any, traceback: str | None = None, request: Any = None, *args: Any, **kwargs: Any
     ) -> None:
-        """A failed part whose job is declared with `outcome` counts for the fan-in as an answer, not as its end."""
-        task = self.app.tasks.get(request.get("task")) if isinstance(request, Context) else None
-        if not (request and request.chord and getattr(task, "outcome", False)):
+        """As in Celery; what waits for the job ends in workflows.py."""
+        if not isinstance(request, Context):
             super().mark_as_failure(task_id, exc, traceback, request, *args, **kwargs)
             return
         if traceback is None:
             traceback = "".join(tracebacks.format_exception(exc))
         self.store_result(task_id, exc, states.FAILURE, traceback=traceback, request=request)
-        part = {"ok": False, "error": dead_letters.describe(exc), "job_id": task_id}
-        self.on_chord_part_return(request, states.SUCCESS, part)
+        self._end(request, exc, "failed", dead_letters.describe(exc))
+
+    def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *args: Any, **kwargs: Any) -> None:
+        """As in Celery, and later steps and error callbacks hear of it, too."""
+        if not isinstance(request, Context):
+            super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
+            return
+        error = TaskRevokedError(reason)
+        self.store_result(task_id, error, states.REVOKED, request=request)
+        self._end(request, error, "cancelled", reason or "cancelled")
+
+    def _end(self, request: Context, error: BaseException, state: str, text: str) -> None:
+        if request.get("ended_before"):
+            self.repeat_end(request)
+        else:
+            self._reliably(partial(workflows.end, self, request, error, state, text))
+
+    def repeat_end(self, request: Context) -> float:
+        """Let what waits for an ended job know again: its worker may have died before it did.
+
+        Returns seconds after which to repeat it: another process, perhaps a dead one, is sending the fan-in.
+        """
+        state, error, replayed_as = records().ended(str(request.id))
+        if state == "succeeded" and request.chord:
+            self.on_chord_part_return(request, states.SUCCESS, stored(str(request.id)))
+        elif state in ("failed", "cancelled") and not replayed_as:
+            exc = TaskRevokedError(error) if state == "cancelled" else self.get_result(request.id)
+            exc = exc if isinstance(exc, BaseException) else TaskError(error)
+            self._reliably(partial(workflows.end, self, request, exc, state, error or state))
+        claim = self.get_key_for_group(request.group, ".c") if request.chord else None
+        return self.client.pttl(claim) / 1000 if claim and self.client.get(claim) not in (None, b"done") else 0.0
+
+    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+        """As in Celery; a job waits for Redis."""
+        self._reliably(partial(super().on_chord_part_return, request, state, result, **kwargs))
+
+    def chord_error_from_stack(self, callback: Any, exc: BaseException | None = None) -> None:
+        """The fan-in does not run, since a part did not succeed; an outer fan-in and later steps end with it."""
+        workflows.end_fan_in(self, callback, exc or ChordError("a part did not succeed"))
+
+    def encode_failure(self, job_id: str, error: BaseException) -> str:
+        """Celery's result document of a job that did not run because of this error."""
+        ended = {"status": states.FAILURE, "result": self.encode_result(error, states.FAILURE), "traceback": None}
+        return str(
+            self.encode({**ended, "children": [], "date_done": datetime.now(UTC).isoformat(), "task_id": job_id})
+        )
+
+    def _reliably(self, call: Callable[[], None]) -> None:
+        patiently(call) if self.app.current_worker_task else call()
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Nothing: Celery subscribes to each result it may never read; `AsyncResult.get()` subscribes by itself."""

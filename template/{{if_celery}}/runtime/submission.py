@@ -24,6 +24,7 @@ from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
 from .connection import UNAVAILABLE, patiently
 from .record import records
+from .workflows import followers
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +91,7 @@ class SubmittableTask(Task, Generic[P, R]):
             record = self._record(job_id, head, options, parent, replay_of)
             claimed = key if task_id is None or replay_of else ""  # a step of a workflow claims its key when it starts
             reserve = partial(records().reserve, job_id, str(self.name), claimed, fingerprint, record)
-            take = partial(reserve, self._followers(options), take_over=bool(restart or replay_of))
+            take = partial(reserve, followers(options), take_over=bool(restart or replay_of))
             holder, held, sent = reliably(take)
             created = holder == job_id
             if not created:
@@ -130,12 +131,6 @@ class SubmittableTask(Task, Generic[P, R]):
             "replay_of": replay_of,
         }
         return {field: value for field, value in record.items() if value is not None}
-
-    @staticmethod
-    def _followers(options: dict[str, Any]) -> dict[str, str]:
-        """Jobs that this one brings about later, by id: the next steps of a chain, the fan-in of a chord."""
-        steps = [*(options.get("chain") or []), *filter(None, [options.get("chord")])]
-        return {step["options"]["task_id"]: step["task"] for step in steps if step["options"].get("task_id")}
 
     @cached_property
     def parameters(self) -> inspect.Signature:

@@ -64,7 +64,10 @@ class JobTask(SubmittableTask[P, R]):
             if action == "busy":
                 self._send_again(int(detail) / 1000 + random.random() / 4)
             if action == "skipped":
-                records().finish(request, "cancelled", "skipped", error=f"skipped: {detail} is still running")
+                request.update(outcome="skipped", why=f"skipped: {detail} is still running")
+                self.backend.mark_as_revoked(str(request.id), request.why, request=request)
+            if action == "finished" and (wait := patiently(partial(self.backend.repeat_end, request))):
+                self._send_again(wait)
             log.log(logging.DEBUG if action == "busy" else logging.INFO, "delivery dropped", why=action)
             raise Ignore(*DROPPED.get(detail if action == "finished" else action, ()))
         except Snooze as snooze:
@@ -82,6 +85,13 @@ class JobTask(SubmittableTask[P, R]):
             self._fail(TimedOut(f"stopped by its soft limit after {taken:.0f} s"))
         except Exception as error:
             self._fail(error)
+
+    def replace(self, sig: Any) -> Any:
+        """As in Celery: another job, or workflow, takes this one's place and id, and what waits for it."""
+        if not self.request.called_directly and not self.request.is_eager:
+            fields = {"message": f"replaced by {sig.name}", "follows": 1}
+            patiently(partial(records().finish, self.request, "scheduled", "replaced", **fields))
+        return super().replace(sig)
 
     def _run(self, args: Any, kwargs: Any) -> Any:
         request = self.request

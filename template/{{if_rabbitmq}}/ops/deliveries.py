@@ -65,12 +65,13 @@ class Stopped(bootsteps.ConsumerStep):
 
 def keep(message: Message) -> None:
     """End the job of this message as one that was delivered too often."""
-    if records().field(str(message.headers["id"]), "state") in FINAL:
-        return  # it came once more after its end, or a worker has refused and kept it
     [death, *_] = message.headers["x-death"]
     args, kwargs, embedded = message.decode()
     info = {"routing_key": death["queue"], "priority": message.properties.get("priority")}
     request = Context(message.headers, args=args, kwargs=kwargs, delivery_info=info, reason="poison", **embedded)
+    if records().field(str(request.id), "state") in FINAL:  # it came once more after its end
+        app.backend.repeat_end(request)
+        return
     error = PoisonError(f"stopped by the broker: {death['reason']} (DELIVERY_LIMIT) on queue {death['queue']}")
     app.backend.mark_as_failure(request.id, error, traceback="", request=request)
 

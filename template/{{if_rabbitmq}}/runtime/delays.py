@@ -15,9 +15,10 @@ MOVING = 10.0  # seconds in which a worker must have sent on what it took; then 
 AT_ONCE = 100  # messages
 WAKE = "delayed:wake"
 
-# KEYS: due times, messages, wake list. ARGV: id, due, message.
+# KEYS: due times, messages, wake list, messages by job. ARGV: id, due, message, job.
 PARK = """redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+redis.call('HSET', KEYS[4], ARGV[4], ARGV[1])
 if redis.call('ZRANK', KEYS[1], ARGV[1]) == 0 then
   redis.call('DEL', KEYS[3])
   redis.call('LPUSH', KEYS[3], 1)
@@ -34,6 +35,7 @@ for _, id in ipairs(due) do
 end
 return {taken, redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2] or false}"""
 KEYS = ("delayed", "delayed:messages")
+JOBS = "delayed:jobs"
 
 
 class Due(NamedTuple):
@@ -49,7 +51,16 @@ def park(message: Any, queue: str, due: float) -> None:
     """Keep an AMQP message until `due` (seconds since 1970); its body is JSON."""
     body = message.body if isinstance(message.body, str) else bytes(message.body).decode()
     kept = json.dumps([queue, body, message.properties])
-    redis().eval(PARK, 3, *KEYS, WAKE, uuid.uuid4().hex, due, kept)
+    job_id = message.properties["application_headers"]["id"]
+    redis().eval(PARK, 4, *KEYS, WAKE, JOBS, uuid.uuid4().hex, due, kept, job_id)
+
+
+def bring_forward(job_id: str) -> None:
+    """Make this job's message due."""
+    if parked := redis().hget(JOBS, job_id):
+        redis().zadd(KEYS[0], {parked: 0}, xx=True)
+        redis().lpush(WAKE, 1)
+        redis().expire(WAKE, 60)
 
 
 def take(client: Any, now: float) -> tuple[list[Due], float | None]:
@@ -61,4 +72,5 @@ def take(client: Any, now: float) -> tuple[list[Due], float | None]:
 
 def sent(client: Any, message: Due) -> None:
     """The broker has it: forget it."""
-    client.pipeline().zrem(KEYS[0], message.id).hdel(KEYS[1], message.id).execute()
+    job_id = message.properties["application_headers"]["id"]
+    client.pipeline().zrem(KEYS[0], message.id).hdel(KEYS[1], message.id).hdel(JOBS, job_id).execute()

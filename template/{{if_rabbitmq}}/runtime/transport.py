@@ -95,6 +95,11 @@ def hand_back(client: Any, delivery_tags: Sequence[str]) -> None:
     """Nothing: the messages go back when the connection ends, with the process."""
 
 
+def bring_forward(job_id: str) -> None:
+    """A job that was cancelled before it was due: what waits for it should not wait as long."""
+    delays.bring_forward(job_id)
+
+
 def install() -> None:
     """Let AMQP URLs use these transports."""
     kombu.transport.TRANSPORT_ALIASES.update(amqp=f"{__name__}:Transport", amqps=f"{__name__}:SSLTransport")

@@ -1,0 +1,1 @@
+"""Workflows with one part that ends in some way (test_parts.py)."""
