@@ -87,6 +87,10 @@ class JobRequest(Request):
             self.send_event(error.args[0], exception=error.args[1])
         super().on_failure(exc_info, send_failed_event, return_ok)
 
+    def _success_was_stored(self) -> bool:
+        """To Celery: deliver it again although it succeeded, since its fan-in may not know yet."""
+        return False
+
     def on_timeout(self, soft: bool, timeout: float) -> None:
         over = partial(super().on_timeout, soft, timeout)
         return over() if soft else self._speak_for(over, TimeLimitExceeded(timeout))
@@ -252,6 +256,15 @@ def _begin_of_a_pool_process(**_: Any) -> None:
 @signals.worker_process_shutdown.connect
 def _end_of_a_pool_process(**_: Any) -> None:
     telemetry.leave()
+
+
+@signals.task_received.connect
+def _take_cancelled_at_once(request: Any, **_: Any) -> None:
+    """What waits for a job that was cancelled before its message came here must not wait until that is due."""
+    if request.eta and request.eta.timestamp() > time.time():
+        with suppress(*UNAVAILABLE):
+            if records().field(request.id, "cancel"):
+                request._eta = None
 
 
 @control_command(args=[("job_id", str)])

@@ -17,10 +17,16 @@ class JobControl(Control):
     """Celery's `app.control`; `AsyncResult.revoke()` comes here, too."""
 
     def cancel(self, job_id: str) -> None:
-        """Cancel what has not started, ask what runs to stop."""
-        if records().cancel(job_id) in ("running", "scheduled", "retrying"):
+        """Cancel what has not started, ask what runs to stop; with a later step of a chain, the step before it."""
+        if self._cancel(job_id) == "scheduled" and (earlier := records().field(job_id, "after")):
+            self.cancel(earlier)
+
+    def _cancel(self, job_id: str) -> str | None:
+        before = records().cancel(job_id)
+        if before in ("running", "scheduled", "retrying"):
             self.broadcast("interrupt", arguments={"job_id": job_id})
             transport.bring_forward(job_id)
+        return before
 
     def revoke(
         self, task_id: Any, destination: Any = None, terminate: bool = False, signal: str = TERM_SIGNAME, **kwargs: Any
@@ -30,5 +36,5 @@ class JobControl(Control):
             if terminate:
                 records().cancel(job_id)
             elif records().field(job_id, "state") != "running":
-                self.cancel(job_id)
+                self._cancel(job_id)
         return super().revoke(task_id, destination, terminate, signal, **kwargs)

@@ -24,7 +24,7 @@ end
 -- Before a message is sent: write the job down and claim its idempotency key, both only for RESERVED seconds until `confirm`
 -- makes them last, so that a sender that dies in between blocks nothing.
 -- ARGV: 1 id, 2 name, 3 key ('' = none), 4 fingerprint, 5 '1' = take the key from a job that has ended, 6 record (JSON),
---       7 names of the jobs to follow this one, by id (JSON)
+--       7 jobs to follow this one, by id (JSON): name, and whether they are later steps of its chain
 function steps.reserve()
   local id, name = ARGV[1], ARGV[2]
   local claim = claim_of(name, ARGV[3])
@@ -38,7 +38,7 @@ function steps.reserve()
     end
     redis.call('SET', claim, id .. '|' .. ARGV[4], 'EX', RESERVED)
   end
-  if redis.call('HDEL', job, 'follows') == 1 then  -- its turn has come
+  if redis.call('HDEL', job, 'follows') == 1 and redis.call('HEXISTS', job, 'cancel') == 0 then  -- its turn has come
     redis.call('HDEL', job, 'name', 'state', 'message', 'queue', 'priority', 'error', 'finished_at')
   end
   if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end
@@ -46,15 +46,16 @@ function steps.reserve()
   if redis.call('TTL', job) < RESERVED then redis.call('EXPIRE', job, RESERVED) end
   if ARGV[7] ~= '{}' then redis.call('HSET', job, 'followers', ARGV[7]) end
   for follower, step in pairs(cjson.decode(ARGV[7])) do
-    local key = 'job:' .. follower
+    local key, name, in_chain = 'job:' .. follower, unpack(step)
     local state, follows = unpack(redis.call('HMGET', key, 'state', 'follows'))
     if not state or (follows and state == 'failed') then  -- 'failed': with this step, which is now replayed
-      redis.call('HSET', key, 'name', step, 'state', 'scheduled', 'message', 'waiting for earlier steps', 'follows', 1,
+      redis.call('HSET', key, 'name', name, 'state', 'scheduled', 'message', 'waiting for earlier steps', 'follows', 1,
         'queue', '', 'priority', 5, 'root', record.root)
       redis.call('HDEL', key, 'error', 'finished_at')
       redis.call('DEL', 'celery-task-meta-' .. follower)
       redis.call('EXPIRE', key, RECORD_TTL)
     end
+    if in_chain then redis.call('HSET', key, 'after', id) end
   end
   return {id, ARGV[4], 'reserved'}
 end
@@ -76,8 +77,8 @@ end
 function steps.start()
   local id, now, name, queue = ARGV[1], tonumber(ARGV[2]), ARGV[4], ARGV[5]
   local lease, claim = job .. ':lease', claim_of(name, ARGV[7])
-  local state, was_seq, ended_seq, cancel, started_at, attempts, reserved = unpack(redis.call('HMGET', job,
-    'state', 'seq', 'ended_seq', 'cancel', 'started_at', 'attempts', 'reserved'))
+  local state, was_seq, ended_seq, cancel, after_id, started_at, attempts, reserved = unpack(redis.call('HMGET', job,
+    'state', 'seq', 'ended_seq', 'cancel', 'after', 'started_at', 'attempts', 'reserved'))
 
   -- All who wait for one lock or key look for it 10 times a second together, each after 2 s at the earliest.
   local function wait_for(other, held)
@@ -99,6 +100,7 @@ function steps.start()
     for field, value in pairs(cjson.decode(ARGV[11])) do redis.call('HSETNX', job, field, value) end
     redis.call('EXPIRE', job, RECORD_TTL)
   end
+  if after_id then cancel = cancel or redis.call('HGET', 'job:' .. after_id, 'cancel') end  -- and yet the step before succeeded
   if cancel then return {'cancelled', ''} end
 
   local owner = state == 'running' and redis.call('GET', lease)  -- in other states nobody has one

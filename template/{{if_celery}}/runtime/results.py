@@ -160,7 +160,7 @@ class JobBackend(RedisBackend):
         if state == "succeeded" and request.chord:
             self.on_chord_part_return(request, states.SUCCESS, stored(str(request.id)))
         elif state in ("failed", "cancelled") and not replayed_as:
-            exc = TaskRevokedError(error) if state == "cancelled" else self.get_result(request.id)
+            exc = TaskRevokedError(error or state) if state == "cancelled" else self.get_result(request.id)
             exc = exc if isinstance(exc, BaseException) else TaskError(error)
             self._reliably(partial(workflows.end, self, request, exc, state, error or state))
         claim = self.get_key_for_group(request.group, ".c") if request.chord else None

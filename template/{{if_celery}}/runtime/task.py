@@ -90,7 +90,7 @@ class JobTask(SubmittableTask[P, R]):
         """As in Celery: another job, or workflow, takes this one's place and id, and what waits for it."""
         if not self.request.called_directly and not self.request.is_eager:
             fields = {"message": f"replaced by {sig.name}", "follows": 1}
-            patiently(partial(records().finish, self.request, "scheduled", "replaced", **fields))
+            patiently(partial(records().finish, self.request, "queued", "replaced", **fields))
         return super().replace(sig)
 
     def _run(self, args: Any, kwargs: Any) -> Any:

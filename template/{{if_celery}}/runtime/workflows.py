@@ -36,10 +36,11 @@ def jobs_in(steps: Iterable[Step]) -> Iterator[Step]:
         yield from jobs_in(_options(step).get("chain") or [])
 
 
-def followers(options: Mapping[str, Any]) -> dict[str, str]:
-    """The jobs that a message with these options brings about later, by id: later steps and fan-ins, at any depth."""
-    steps = [*(options.get("chain") or []), *filter(None, [options.get("chord")])]
-    return {job_id: step["task"] for step in jobs_in(steps) if (job_id := _options(step).get("task_id"))}
+def followers(options: Mapping[str, Any]) -> dict[str, tuple[str, bool]]:
+    """The jobs that a message with these options brings about later, at any depth, by id: name, is it in its chain."""
+    later = [(step, True) for step in jobs_in(options.get("chain") or [])]
+    later += [(step, False) for step in jobs_in(filter(None, [options.get("chord")]))]
+    return {job_id: (step["task"], own) for step, own in later if (job_id := _options(step).get("task_id"))}
 
 
 def end(backend: Any, request: Context, error: BaseException, state: str, text: str) -> None:

@@ -1,15 +1,18 @@
 """Workflows with one part that ends in some way (test_parts.py)."""
 
+import os
+import signal
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ..celery import app  # ty: ignore[import-not-found]
-from ..runtime import chain, chord, group, job  # ty: ignore[import-not-found]
+from ..runtime import PermanentError, chain, chord, group, job  # ty: ignore[import-not-found]
 from .endings import end  # ty: ignore[import-not-found]
 from .faults import ends  # ty: ignore[import-not-found]
-from .probes import exclusive_or_not, mark, overrun, tell  # ty: ignore[import-not-found]
+from .probes import effects, exclusive_or_not, mark, overrun, tell  # ty: ignore[import-not-found]
 
 
 @job(queue="default", retry=None, outcome=True)
@@ -18,6 +21,19 @@ def ends_reported(kind: str, label: str, seconds: float = 0) -> object:
     tell(label)
     time.sleep(seconds)
     return end(kind)
+
+
+@job(queue="default", retry=None, outcome=True, singleton="skip")
+def exclusive_reported(label: str, seconds: float) -> None:
+    """Never two at once; the second is not needed."""
+    tell(label)
+    time.sleep(seconds)
+
+
+@job(queue="default", retry=None, outcome=True, soft_limit=2, hard_limit=3)
+def overruns_reported(label: str, deaf: bool) -> None:
+    """Work for ever; a deaf one does not react to its soft limit either."""
+    overrun.run(label, deaf)
 
 
 @job(queue="default", retry=None)
@@ -70,9 +86,15 @@ def part_of(how: str, label: str, *, reported: bool) -> Any:
     if how == "unknown job":
         return app.signature("no_such_job", immutable=True).set(task_id=str(uuid.uuid4()))
     of, args, options = PARTS[how]
-    if reported:
-        of, args = ends_reported, args if of is ends else ("value", *args)
-    return step(of, args[0], label, *args[1:], **options) if of in (ends, ends_reported) else step(of, label, *args, **options)
+    if reported and of is mark:
+        of, args = ends_reported, ("value", *args)
+    elif reported:
+        of = {ends: ends_reported, exclusive_or_not: exclusive_reported, overrun: overruns_reported}[of]
+    return (
+        step(of, args[0], label, *args[1:], **options)
+        if of in (ends, ends_reported)
+        else step(of, label, *args, **options)
+    )
 
 
 @job(queue="default", retry=None)
@@ -88,7 +110,10 @@ def builds(construct: str, how: str, label: str) -> dict[str, object]:
         "chain": (lambda: chain(part, one, two).on_error(error), [one, two]),
         "chord": (lambda: chord([part, fine], fan_in.on_error(error)), [fan_in]),
         "reported": (lambda: chord([part, fine], fan_in), [fan_in]),
-        "chord after it": (lambda: chain(part, group(fine, one), fan_in, two).on_error(error), [fine, one, fan_in, two]),
+        "chord after it": (
+            lambda: chain(part, group(fine, one), fan_in, two).on_error(error),
+            [fine, one, fan_in, two],
+        ),
         "chord in chain": (lambda: chain(first, group(part, fine), fan_in, two), [fan_in, two]),
         "chord in chord": (lambda: chord([chord([part, fine], fan_in), one], outer.on_error(error)), [fan_in, outer]),
         "chain in chord": (lambda: chord([chain(part, one), fine], fan_in.on_error(error)), [one, fan_in]),
@@ -96,5 +121,63 @@ def builds(construct: str, how: str, label: str) -> dict[str, object]:
         "chord, then group": (lambda: chord([part, fine], group(one, two)), [one, two]),
     }
     make, waiting = makes[construct]
+    make().apply_async()
+    return {"part": part.options["task_id"], "waiting": [job.options["task_id"] for job in waiting]}
+
+
+@job(queue="default", retry=None)
+def fails_once(label: str) -> str:
+    """Fail for good in its first run; a replay succeeds."""
+    tell(label)
+    if len(effects(label)) == 1:
+        raise PermanentError("not today")
+    return label
+
+
+@job(queue="default", retry=None)
+def dies_when_ended(label: str) -> str:
+    """Let the process die between the job's recorded end and its return to the fan-in."""
+    tell(label)
+    app.backend.on_chord_part_return = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    return label
+
+
+@job(queue="default", retry=None, no_key_because="it only waits")
+def deaf(label: str, seconds: float) -> str:
+    """Work on, whatever it is asked."""
+    tell(label)
+    ends_at = time.monotonic() + seconds
+    while (left := ends_at - time.monotonic()) > 0:
+        with suppress(BaseException):
+            time.sleep(left)
+    return label
+
+
+@app.task(bind=True)
+def replaced(self: Any, label: str, construct: str) -> None:
+    """Let others do it."""
+    by = {
+        "job": lambda: mark.si(f"{label}-instead"),
+        "chain": lambda: chain(mark.si(f"{label}-first"), mark.si(f"{label}-instead")),
+        "group": lambda: group(mark.si(f"{label}-first"), mark.si(f"{label}-instead")),
+    }
+    raise self.replace(by[construct]())
+
+
+@job(queue="default", retry=None)
+def builds_special(construct: str, label: str) -> dict[str, object]:
+    """As `builds`."""
+    fine, one, two = [step(mark, f"{label}-{name}") for name in ("fine", "one", "two")]
+    fan_in, error = fan_in_of(f"{label}-fan-in"), handles.s(label=f"{label}-error")
+    kind, _, by = construct.partition(", ")
+    of: Any = {"fails once": fails_once, "dies": dies_when_ended, "deaf": deaf, "replaced": replaced}[kind]
+    part = step(of, label, *{"deaf": [4], "replaced": [by]}.get(kind, []))
+    makes: dict[str, tuple[Callable[[], Any], list[Any]]] = {
+        "fails once": (lambda: chain(part, one, group(fine, two), fan_in), [one, fine, two, fan_in]),
+        "dies": (lambda: chord([part, fine], fan_in), [fan_in]),
+        "deaf": (lambda: chain(part, one, two).on_error(error), [one, two]),
+        "replaced": (lambda: chord([chain(part, one), fine], fan_in), [one, fan_in]),
+    }
+    make, waiting = makes[kind]
     make().apply_async()
     return {"part": part.options["task_id"], "waiting": [job.options["task_id"] for job in waiting]}
