@@ -178,7 +178,8 @@ class Records:
 
     def ended(self, job_id: str) -> tuple[str | None, str | None, str | None]:
         """State, error, and the job that replaces it, of a job that has ended."""
-        state, error, replayed_as = self.client.hmget(job_key(job_id), "state", "error", "replayed_as")
+        fields = self.client.hmget(job_key(job_id), "state", "error", "replayed_as")
+        state, error, replayed_as = (None if value is None else str(value) for value in fields)
         return state, error, replayed_as
 
     def replay(self, job_id: str, new_id: str) -> str:

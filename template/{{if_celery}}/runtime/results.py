@@ -166,9 +166,9 @@ class JobBackend(RedisBackend):
         claim = self.get_key_for_group(request.group, ".c") if request.chord else None
         return self.client.pttl(claim) / 1000 if claim and self.client.get(claim) not in (None, b"done") else 0.0
 
-    def on_chord_part_return(self, request: Any, state: str, result: Any, **kwargs: Any) -> None:
+    def on_chord_part_return(self, request: Any, state: str, result: Any, *args: Any, **kwargs: Any) -> None:
         """As in Celery; a job waits for Redis."""
-        self._reliably(partial(super().on_chord_part_return, request, state, result, **kwargs))
+        self._reliably(partial(super().on_chord_part_return, request, state, result, *args, **kwargs))
 
     def chord_error_from_stack(self, callback: Any, exc: BaseException | None = None) -> None:
         """The fan-in does not run, since a part did not succeed; an outer fan-in and later steps end with it."""

@@ -47,7 +47,7 @@ def end(backend: Any, request: Context, error: BaseException, state: str, text: 
     """`request` ended as failed or cancelled, because of `text`: end what waits for it."""
     steps = request.chain or []
     said = text.removeprefix(state).lstrip(": ")
-    why = f"step {request.task} (job {request.id}) {state}" + (f": {said}" if said else "")
+    why = f"step {request.get('task')} (job {request.id}) {state}" + (f": {said}" if said else "")
     _give_up(backend, steps, error, why)
     _call_errbacks(backend, request, error)
     if request.chord:
@@ -74,7 +74,7 @@ def _give_up(backend: Any, steps: list[Step], error: BaseException, why: str) ->
 
 def _report(backend: Any, part: Context, error: BaseException, text: str) -> None:
     """Return a part without a result to its fan-in: as an `Outcome` if its job is declared so, else as a failure."""
-    if getattr(backend.app.tasks.get(part.task), "outcome", False):
+    if getattr(backend.app.tasks.get(part.get("task")), "outcome", False):
         outcome = {"ok": False, "error": text, "job_id": part.id}
         backend.on_chord_part_return(part, states.SUCCESS, outcome)
     else:

@@ -58,7 +58,7 @@ def park(message: Any, queue: str, due: float) -> None:
 def bring_forward(job_id: str) -> None:
     """Make this job's message due."""
     if parked := redis().hget(JOBS, job_id):
-        redis().zadd(KEYS[0], {parked: 0}, xx=True)
+        redis().zadd(KEYS[0], {str(parked): 0}, xx=True)
         redis().lpush(WAKE, 1)
         redis().expire(WAKE, 60)
 

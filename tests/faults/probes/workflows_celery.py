@@ -10,7 +10,7 @@ from typing import Any
 
 from ..celery import app  # ty: ignore[import-not-found]
 from ..runtime import PermanentError, chain, chord, group, job  # ty: ignore[import-not-found]
-from .endings import end  # ty: ignore[import-not-found]
+from .endings import end
 from .faults import ends  # ty: ignore[import-not-found]
 from .probes import effects, exclusive_or_not, mark, overrun, tell  # ty: ignore[import-not-found]
 
@@ -57,7 +57,9 @@ def revokes(job_id: str, terminate: bool = False) -> None:
 
 
 WORKS = 60.0  # seconds of a part that is to be cancelled
-PARTS = {  # each with the jobs' arguments after the label, and options
+PARTS: dict[
+    str, tuple[Any, tuple[Any, ...], dict[str, Any]]
+] = {  # each with the jobs' arguments after the label, and options
     "succeeds": (mark, (), {}),
     "fails": (ends, ("error",), {}),
     "cancelled waiting": (mark, (), {"countdown": 600}),
