@@ -7,6 +7,7 @@ only: retries and snoozes are shorter.
 
 import json
 import uuid
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from .connection import redis
@@ -45,6 +46,11 @@ class Due(NamedTuple):
     queue: str
     body: str
     properties: dict[str, Any]
+
+
+def due_time(headers: dict[str, Any]) -> float:
+    """When a message is due, in seconds since 1970; 0 is at once."""
+    return datetime.fromisoformat(eta).timestamp() if (eta := headers.get("eta")) else 0.0
 
 
 def park(message: Any, queue: str, due: float) -> None:

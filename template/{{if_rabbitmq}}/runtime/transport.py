@@ -7,7 +7,6 @@ arguments of ours, and one that exists with others is refused in words. A messag
 """
 
 from collections.abc import Sequence
-from datetime import datetime
 from importlib.resources import files
 from time import time
 from typing import Any
@@ -48,8 +47,8 @@ class Channel(pyamqp.Channel):
     def basic_publish(self, msg: Any, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         """Return when the broker has it; after RecoverableConnectionError kombu declares the queue and tries again."""
         to_a_queue = not exchange and routing_key in ARGUMENTS
-        eta = msg.properties.get("application_headers", {}).get("eta")
-        if to_a_queue and eta and (due := datetime.fromisoformat(eta).timestamp()) > time():
+        due = delays.due_time(msg.properties.get("application_headers", {}))
+        if to_a_queue and due > time():
             return delays.park(msg, routing_key, due)
         returned: list[Exception] = []
         self.events["basic_return"] = {lambda error, *_: returned.append(error)}
