@@ -100,7 +100,8 @@ class DelayKeeper(Thread):
         due, following = delays.take(self.client, time.time())
         for message in due:
             options = {"retry": True, "retry_policy": app.conf.task_publish_retry_policy, **message.properties}
-            headers = options.pop("application_headers")
+            headers = dict(message.properties["application_headers"])
+            del options["application_headers"]
             if delays.due_time(headers) > time.time():  # brought forward: it must not be parked again
                 headers["eta"] = None
             with app.producer_or_acquire() as producer:
