@@ -1,1 +1,0 @@
-"""Workflows with one part that ends in some way (test_parts.py)."""
