@@ -25,6 +25,7 @@ from temporalio.client import (
 from temporalio.service import RPCError, RPCStatusCode
 
 from ..contract import BrokerUnavailable, ContractError, DeadLetter, NotADeadLetter, Submission, UnknownJob
+from ..payloads import PayloadError
 from ..runtime.connection import NO_ANSWER, client
 from ..runtime.errors import describe
 from ..runtime.job import jobs
@@ -223,6 +224,10 @@ async def _update(found: WorkflowExecutionDescription, update: str, argument: ob
     handle = (await client()).get_workflow_handle(found.id, run_id=found.run_id)
     try:
         await handle.execute_update(update, argument, rpc_timeout=NO_ANSWER)
+    except PayloadError:  # the worker's answer, under a key that this process lacks
+        now = await handle.describe()
+        if now.status == WorkflowExecutionStatus.RUNNING and (await status.read(now)).state == "parked":
+            raise
     except WorkflowUpdateFailedError as error:
         raise NotADeadLetter(f"there is no dead letter {found.id} (any more): {error.cause or error}") from error
     except WorkflowUpdateRPCTimeoutOrCancelledError as error:

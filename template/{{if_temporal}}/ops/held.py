@@ -29,10 +29,13 @@ class Journal:
 
     def write(self, mark: bytes, token: bytes) -> None:
         self.running += 1 if mark == BEGUN else -1
-        if self.running:
-            self._file.write(mark + token + b"\n")
-        else:
-            self._file.truncate(0)
+        try:
+            if self.running:
+                self._file.write(mark + token + b"\n")
+            else:
+                self._file.truncate(0)
+        except OSError as error:  # a full disk: after a kill the server gives the job back, LEASE later
+            log.warning("what runs is not written down", error=str(error))
 
     @staticmethod
     def left(path: Path) -> list[bytes]:

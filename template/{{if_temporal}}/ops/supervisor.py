@@ -16,6 +16,7 @@ import structlog
 
 from .. import telemetry
 from ..contract import ContractError
+from ..settings import NotConfigured
 
 log = structlog.get_logger(__name__)
 PR_SET_PDEATHSIG = 1
@@ -69,7 +70,7 @@ def _child(work: Callable[[], int], parent: int) -> None:
     code = FAILED
     try:
         code = work()
-    except ContractError as error:  # which says by itself what is wrong in jobs/
+    except (ContractError, NotConfigured) as error:  # which says by itself what to correct
         log.error("the worker cannot start", error=str(error))
     except BaseException:
         log.exception("the worker failed")

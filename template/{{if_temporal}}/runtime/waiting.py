@@ -4,8 +4,9 @@ A job that retries while it waits burns its attempts; one that sleeps holds a sl
 by `Snooze`, or by `@job(per_second=…)`, the server's own limit on a task queue.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from temporalio import workflow
@@ -23,8 +24,9 @@ class Lock:
 
     @workflow.run
     async def run(self) -> None:
-        """Until it is cancelled; with the workflow that holds it it ends anyway."""
-        await workflow.wait_condition(lambda: False)
+        """Until it is cancelled, by its holder or because that has ended."""
+        with suppress(asyncio.CancelledError):  # released as it should be: shown as completed
+            await workflow.wait_condition(lambda: False)
 
 
 @asynccontextmanager
@@ -41,7 +43,7 @@ async def lock(name: str, *, wait: bool = True) -> AsyncGenerator[bool]:
                 id=f"lock:{name}",
                 task_queue=INTERNAL_QUEUE,
                 id_reuse_policy=WorkflowIDReusePolicy.ALLOW_DUPLICATE,
-                parent_close_policy=ParentClosePolicy.TERMINATE,
+                parent_close_policy=ParentClosePolicy.REQUEST_CANCEL,
                 cancellation_type=ChildWorkflowCancellationType.TRY_CANCEL,
             )
         except WorkflowAlreadyStartedError:

@@ -83,3 +83,23 @@ def lasts_in_a_thread(label: str, seconds: float, how: str) -> str:
         how_it_goes_on(how, len(json.load(answer)))
     tell_blocking(f"{label} end")
     return label
+
+
+@job(queue="default", retry=None, soft_limit=1, hard_limit=2)
+def never_ends(label: str) -> None:
+    """Wait in a call that nothing interrupts."""
+    time.sleep(3600)
+
+
+async def leave() -> None:
+    """Raise what ends an event loop."""
+    raise SystemExit(3)
+
+
+@job(queue="default", retry=None)
+async def ends_the_loop(how: str) -> None:
+    """From a task that is awaited, or from a callback."""
+    if how == "task":
+        await asyncio.create_task(leave())
+    asyncio.get_running_loop().call_soon(exit, 3)
+    await asyncio.sleep(0.5)
