@@ -18,7 +18,7 @@ from ..runtime.job import Job, jobs
 from ..runtime.record import claim_key, job_key, records
 
 PAGE = 200
-WORKFLOW = ("next", "on_error", "group", "part", "input", "failed_step")  # fields of the record
+WORKFLOW = ("next", "after", "on_error", "own_undo", "group", "part", "input", "failed_step")  # fields of the record
 
 # KEYS: 1 dead, 2 dead:queues, 3 the letter, 4 its idempotency key's claim, to be freed. ARGV: 1 id, 2 queue
 REMOVE = """

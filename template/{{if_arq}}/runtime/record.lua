@@ -90,8 +90,9 @@ end
 -- What waits for a job that has ended: the next step, the compensation, the fan-in of its group. `ran` is false for a step that
 -- was given up because one before it had failed: there is nothing of it to undo.
 local function settle(id, state, why, ran)
-  local name, following, on_error, group, part =
-    unpack(redis.call('HMGET', 'job:' .. id, 'name', 'next', 'on_error', 'group', 'part'))
+  local name, following, on_error, own_undo, started_at, group, part =
+    unpack(redis.call('HMGET', 'job:' .. id, 'name', 'next', 'on_error', 'own_undo', 'started_at', 'group', 'part'))
+  if why == '' then why = state end
   if following and state == 'succeeded' then
     local input = redis.call('HGET', 'job:' .. following, 'input')
     if input and string.sub(input, 1, 7) == 'result:' then  -- this job may be the replay of the one that is named there
@@ -99,13 +100,18 @@ local function settle(id, state, why, ran)
     end
     release(following)
   elseif following and redis.call('HEXISTS', 'job:' .. following, 'follows') == 1 then
-    local because = ran and 'step ' .. name .. ' (job ' .. id .. ') ' .. state .. ': ' .. why or why
-    redis.call('HSET', 'job:' .. following, 'state', 'failed', 'error', because, 'finished_at', now)
+    local because = ran and 'step ' .. name .. ' (job ' .. id .. ') ' .. state .. (why ~= state and ': ' .. why or '') or why
+    local ends_as = redis.call('HEXISTS', 'job:' .. following, 'cancel') == 1 and 'cancelled' or 'failed'
+    redis.call('HSET', 'job:' .. following, 'state', ends_as, 'error', because, 'finished_at', now)
     redis.call('EXPIRE', 'job:' .. following, RECORD_TTL)
     redis.call('EXPIRE', message_of(following), RECORD_TTL)
-    settle(following, 'failed', because, false)
+    settle(following, ends_as, because, false)
   end
-  if on_error and ran and state ~= 'succeeded' then start_sequence(cjson.decode(on_error), id) end
+  if on_error and ran and state ~= 'succeeded' then
+    local specs = cjson.decode(on_error)
+    if own_undo and not started_at then table.remove(specs, 1) end  -- it never began
+    if specs[1] then start_sequence(specs, id) end
+  end
   if group then
     local members = 'group:' .. group
     local outcome = {ok = state == 'succeeded', job_id = id, error = state ~= 'succeeded' and why or nil}
@@ -165,6 +171,8 @@ local function cancel(id)
   end
   if redis.call('HEXISTS', job, 'follows') == 1 then
     redis.call('HSET', job, 'message', 'cancelled; ends with the step before it')
+    local before = redis.call('HGET', job, 'after')
+    if before then cancel(before) end
     return state
   end
   leave(id, name, queue, 'lost')  -- if it was running, its worker is dead
@@ -377,11 +385,16 @@ function steps.finish()
   local job, holder = 'job:' .. id, redis.call('GET', lease_of(ARGV[1]))
   if final(redis.call('HGET', job, 'state')) or (not final(state) and holder and holder ~= ARGV[2]) then return 0 end
   local was = leave(id, name, queue, ARGV[4])
+  local cancel, following, on_error = unpack(redis.call('HMGET', job, 'cancel', 'next', 'on_error'))
+  if cancel and state == 'succeeded' and (following or on_error) then  -- of a chain: it stops here, and undoes what was done
+    close(id, 'cancelled', '', '', name, queue, {'message', 'cancelled while it ran; it succeeded all the same'})
+    return 1
+  end
   if final(state) then
     close(id, state, ARGV[5], ARGV[9], name, queue, {unpack(ARGV, 10)})
     return 1
   end
-  if redis.call('HEXISTS', job, 'cancel') == 1 then  -- asked too late to stop this run, it ends before the next
+  if cancel then  -- asked too late to stop this run, it ends before the next
     close(id, 'cancelled', '', '', name, queue, {'message', 'cancelled'})
     return 1
   end

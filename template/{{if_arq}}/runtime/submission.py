@@ -40,7 +40,7 @@ class Call(Generic[R]):
     compensation: "Call[Any] | None" = None
 
     def undo(self, call: "Call[Any]") -> "Call[R]":
-        """In a chain: what takes this step back when a later one fails or is cancelled."""
+        """In a chain: what takes this step back when it, once begun, or a later one fails or is cancelled."""
         return replace(self, compensation=call)
 
     async def submit(

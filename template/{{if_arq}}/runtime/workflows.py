@@ -52,8 +52,9 @@ def _workflow() -> str:
 async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = None) -> str:
     """Run one after the other; answers the last step's id. A link that is a job, not a call, gets the result before it.
 
-    When a step fails for good or is cancelled, those after it fail with its name, the calls given by `undo` to those
-    before it run in reverse, and then `on_error` with the id of the step. A dead step that is replayed goes on with the
+    When a step fails for good or is cancelled, those after it fail with its name, the calls given by `undo` to it and
+    to those before it run in reverse (a step that began may have had its effect), and then `on_error` with the id of
+    the step. Cancelling a later step cancels the one whose turn it is. A dead step that is replayed continues with the
     rest. Raises ValueError without a link.
     """
     if not links:
@@ -64,11 +65,13 @@ async def chain(*links: Call[Any] | Taking[Any], on_error: Taking[str] | None = 
     undo: list[Spec] = []
     last = [prepare(_job(on_error), {}, job_id=f"{workflow}.error", given="failed")] if on_error else []
     documents = []
-    for link, step, after in zip(links, steps, [*ids[1:], None], strict=True):
-        with telemetry.sending("arq", step.name, step.fields["queue"], step.id) as carried:
-            documents.append(step.document(next=after, on_error=_sequence([*undo, *last]), **carried))
-        if isinstance(link, Call) and (call := link.compensation):
+    for link, step, before, after in zip(links, steps, [None, *ids[:-1]], [*ids[1:], None], strict=True):
+        call = link.compensation if isinstance(link, Call) else None
+        if call:
             undo.insert(0, prepare(call.job, call.arguments, job_id=f"{step.id}.undo"))
+        order = {"next": after, "after": before, "own_undo": 1 if call else None}
+        with telemetry.sending("arq", step.name, step.fields["queue"], step.id) as carried:
+            documents.append(step.document(**order, on_error=_sequence([*undo, *last]), **carried))
     step = records().sequence
     await (patiently(lambda: step(documents)) if current_job() else step(documents))
     return ids[-1]
