@@ -4,6 +4,7 @@
 created if missing. Rows of 1 MiB let a result stream without ever being whole in memory.
 """
 
+import hashlib
 import re
 import time
 from collections.abc import Iterator
@@ -55,7 +56,7 @@ pieces = Table(
 
 
 class LargeResultsUnavailable(RuntimeError):
-    """The database cannot be opened; the text names its URL and what to do."""
+    """The database cannot be opened, or does not answer; the text says why and what to do."""
 
 
 class LargeResults:
@@ -83,7 +84,8 @@ class LargeResults:
 
     def put(self, job_id: str, data: bytes) -> None:
         """Keep the result whole or not at all; a re-run overwrites."""
-        row = {"job_id": _checked(job_id), "size": len(data), "stored_at": time.time()}
+        job_id = _name(job_id)
+        row = {"job_id": job_id, "size": len(data), "stored_at": time.time()}
         upsert = UPSERT[self._engine.dialect.name](results).values(row)
         with self._engine.begin() as connection:
             # The row comes first: its lock lets two runs of one job write one after the other.
@@ -95,8 +97,12 @@ class LargeResults:
 
     def size(self, job_id: str) -> int | None:
         """Bytes, or None if there is no such result (any more)."""
-        with self._engine.connect() as connection:
-            return connection.scalar(select(results.c.size).where(results.c.job_id == _checked(job_id)))
+        try:
+            with self._engine.connect() as connection:
+                return connection.scalar(select(results.c.size).where(results.c.job_id == _name(job_id)))
+        except SQLAlchemyError as error:
+            why = str(getattr(error, "orig", None) or error).strip().partition("\n")[0]
+            raise LargeResultsUnavailable(f"large results cannot be read ({why}); try again later") from error
 
     def chunks(self, job_id: str) -> Iterator[bytes]:
         """The result in pieces of 1 MiB, one short query each. Raises FileNotFoundError if it is gone."""
@@ -104,7 +110,7 @@ class LargeResults:
         if (size := self.size(job_id)) is None:
             raise missing
         for number in range(-(-size // CHUNK)):
-            query = select(pieces.c.data).where(pieces.c.job_id == job_id, pieces.c.number == number)
+            query = select(pieces.c.data).where(pieces.c.job_id == _name(job_id), pieces.c.number == number)
             with self._engine.connect() as connection:
                 piece = connection.scalar(query)
             if piece is None:
@@ -118,7 +124,7 @@ class LargeResults:
     def delete(self, job_id: str) -> None:
         """Forget a result; one that is gone already is fine."""
         with self._engine.begin() as connection:
-            connection.execute(delete(results).where(results.c.job_id == _checked(job_id)))
+            connection.execute(delete(results).where(results.c.job_id == _name(job_id)))
 
     def delete_older_than(self, seconds: float) -> int:
         """Forget all results written longer ago; how many they were."""
@@ -153,7 +159,7 @@ def _create(engine: Engine, table: Table) -> None:
                 raise
 
 
-def _checked(job_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}", job_id):
-        raise ValueError(f"{job_id!r} is no job id: letters, digits and _.:- only, at most 200")
-    return job_id
+def _name(job_id: str) -> str:
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}", job_id):
+        return job_id
+    return "sha256-" + hashlib.sha256(job_id.encode("utf-8", "backslashreplace")).hexdigest()

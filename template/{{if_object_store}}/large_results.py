@@ -5,6 +5,7 @@
 `AZURE_STORAGE_*`) or the machine's identity.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ CHUNK = 1 << 20  # bytes
 
 
 class LargeResultsUnavailable(RuntimeError):
-    """The store cannot be opened; the text names its URL and what to do."""
+    """The store cannot be opened, or does not answer; the text says why and what to do."""
 
 
 class LargeResults:
@@ -72,6 +73,9 @@ class LargeResults:
             return obstore.head(self._store, _path(job_id))["size"]
         except FileNotFoundError:
             return None
+        except BaseError as error:
+            why = str(error).strip().partition("\n")[0]
+            raise LargeResultsUnavailable(f"large results cannot be read ({why}); try again later") from error
 
     def chunks(self, job_id: str) -> Iterator[bytes]:
         """The result in pieces of about 1 MiB. Raises FileNotFoundError if it is gone."""
@@ -110,5 +114,5 @@ def open_large_results(url: str) -> LargeResults:
 
 def _path(job_id: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,199}", job_id):
-        raise ValueError(f"{job_id!r} is no job id: letters, digits and _.:- only, at most 200")
+        job_id = "sha256-" + hashlib.sha256(job_id.encode("utf-8", "backslashreplace")).hexdigest()
     return f"{FOLDER}/{job_id}.json"

@@ -27,6 +27,7 @@ from temporalio.contrib.pydantic import PydanticPayloadConverter, pydantic_data_
 from temporalio.converter import StorageDriverClaim as Claim
 from temporalio.exceptions import ApplicationError
 
+from .documents import encode
 from .large_results import LargeResults, open_large_results
 from .settings import settings
 
@@ -103,6 +104,14 @@ def _check_numbers(payload: Payload) -> None:
             from_json(payload.data, allow_inf_nan=False)
         except ValueError:
             raise ValueError("it holds NaN or an infinity") from None
+
+
+def as_json(value: object) -> Payload:
+    """The result of a job, which is always JSON: bytes would travel as they are, and no caller could read them.
+
+    Raises NotJsonError.
+    """
+    return Payload(metadata={"encoding": b"json/plain"}, data=encode(value))
 
 
 class Encryption(converter.PayloadCodec):

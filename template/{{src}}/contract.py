@@ -6,7 +6,9 @@ Times are seconds since the Unix epoch (UTC); durations are seconds; sizes are b
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
+
+from .documents import NotJsonError, encode
 
 State = Literal["queued", "scheduled", "running", "retrying", "succeeded", "failed", "cancelled"]
 FINAL: frozenset[State] = frozenset({"succeeded", "failed", "cancelled"})
@@ -147,6 +149,16 @@ class DeadLetter(BaseModel):
     trace_id: str | None = None
     replayable: bool = True
     replayed_as: str | None = None
+
+    @field_validator("payload", mode="before")
+    @classmethod
+    def _shown(cls, payload: Any) -> Any:
+        """A foreign client's may hold what JSON cannot."""
+        try:
+            encode(payload)
+        except NotJsonError:
+            return ascii(payload)
+        return payload
 
 
 class ScheduleStatus(BaseModel):

@@ -7,16 +7,21 @@ With SENTRY_DSN each error is also reported to Sentry, or to whatever else takes
 """
 
 import logging
+import re
 import sys
 from importlib import import_module
 from typing import Any
 
 import structlog
+from pydantic_core import to_json
 
 from .settings import settings
 
 FLUSH_WITHIN = 2.0  # seconds that the end of a process waits for reports that are on their way
 TAGS = ("job", "job_id", "attempt", "queue", "trace_id")
+LONGEST = 65_536  # characters of a text in a record: an error may quote megabytes
+OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""What a terminal obeys instead of showing it; a caller's text could set its title, or hide what stands before it."""
 
 
 def configure() -> None:
@@ -50,16 +55,51 @@ def configure() -> None:
     logging.basicConfig(handlers=handlers, level=config.log_level, force=True)
 
 
+def visible(text: str) -> str:
+    """The text as it may go to a terminal: an escape as `\\x1b`."""
+    return OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _renderers(log_format: str) -> list[structlog.typing.Processor]:
+    # Not structlog's own tracebacks: they show local variables, payloads and secrets included.
     if log_format == "console" or (log_format == "auto" and sys.stderr.isatty()):
-        # The default tracebacks show local variables, payloads and secrets included.
-        formatter = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=formatter)]
+        return [
+            structlog.processors.format_exc_info,
+            _bounded,
+            _on_one_line,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ]
     return [
         structlog.processors.format_exc_info,
+        _bounded,
         structlog.processors.EventRenamer("message"),
-        structlog.processors.JSONRenderer(default=str),
+        structlog.processors.JSONRenderer(_json),
     ]
+
+
+def _bounded(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Keep the beginning and the end of a text of megabytes."""
+    for name, text in event.items():
+        if isinstance(text, str) and len(text) > LONGEST:
+            event[name] = f"{text[: LONGEST // 2]}\n… ({len(text)} characters)\n{text[-LONGEST // 2 :]}"
+    return event
+
+
+def _on_one_line(logger: object, method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Whatever a text holds, it makes no second line that looks like a record; a traceback may."""
+    for name, text in event.items():
+        if isinstance(text, str):
+            event[name] = visible(text if name in ("exception", "stack") else text.replace("\n", "\\n"))
+    return event
+
+
+def _json(event: structlog.typing.EventDict, **_: Any) -> str:
+    try:
+        return to_json(event, ensure_ascii=True, inf_nan_mode="strings", fallback=str).decode()
+    except ValueError:  # half a surrogate pair, or bytes that are no text
+        return to_json(
+            {visible(name): visible(str(value)) for name, value in event.items()}, ensure_ascii=True
+        ).decode()
 
 
 class ErrorReports(logging.Handler):

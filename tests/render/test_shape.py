@@ -35,9 +35,9 @@ class Size:
 
 
 LIMITS = {  # of the default service of each stack, its answers file left out; a rise is a decision (docs/decisions/)
-    "celery": Size(files=77, lines=9_600, runtime=2_200, deployed=8),
-    "arq": Size(files=78, lines=10_000, runtime=1_700, deployed=8),
-    "temporal": Size(files=92, lines=11_300, runtime=1_600, deployed=8),
+    "celery": Size(files=82, lines=9_600, runtime=2_200, deployed=8),
+    "arq": Size(files=82, lines=10_000, runtime=1_700, deployed=8),
+    "temporal": Size(files=95, lines=11_300, runtime=1_600, deployed=8),
 }
 
 

@@ -13,12 +13,12 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from fastapi import Depends, HTTPException, Request
-from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..documents import NotJsonError, decode
 from ..engine import Engine
 from ..ops.engine import engine
 from ..settings import is_loopback, settings
@@ -158,8 +158,8 @@ async def json_body(request: Request) -> Any:
     """The request's JSON document; an empty body is `{}`. Answers 413 above MAX_BODY bytes, 400 if it is not JSON."""
     body = await limited_body(request)
     try:
-        return from_json(body, allow_inf_nan=False) if body else {}
-    except ValueError as error:
+        return decode(body) if body else {}
+    except NotJsonError as error:
         raise HTTPException(400, f"The body is not JSON: {error}.") from None
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import from_json
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
+from ..runtime.bounds import is_ours
 from ..runtime.connection import dumps, redis, text
 from ..runtime.job import Job, jobs
 from ..runtime.record import claim_key, job_key, records
@@ -156,7 +157,7 @@ def _key(job_id: str) -> str:
 
 
 async def _stored(job_id: str) -> dict[str, Any]:
-    stored: bytes | None = await redis().get(_key(job_id))
+    stored: bytes | None = None if is_ours(job_id) else await redis().get(_key(job_id))
     if stored is None:
         raise NotADeadLetter(f"there is no dead letter {job_id}")
     return from_json(stored)

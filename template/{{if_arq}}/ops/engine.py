@@ -28,8 +28,10 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
+from ..documents import NotJsonError
 from ..engine import Engine
 from ..health import judge
+from ..large_results import LargeResultsUnavailable
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection
 from ..runtime.connection import UNAVAILABLE, dumps, redis, texts
@@ -52,6 +54,8 @@ def answering(method: Callable[P, Awaitable[T]]) -> "Callable[P, CoroutineType[A
             return await method(*args, **kwargs)
         except UNAVAILABLE as error:
             raise BrokerUnavailable(f"the broker does not answer ({error}); try again later") from error
+        except LargeResultsUnavailable as error:
+            raise BrokerUnavailable(str(error)) from error
 
     return wrapper
 
@@ -88,8 +92,6 @@ class ArqEngine:
         job = self.jobs.get(name)
         if job is None:
             raise UnknownJob(f"there is no job {name!r}; there are {', '.join(self.jobs)}")
-        if priority is not None and not 0 <= priority <= 9:
-            raise InvalidPayload(f"priority {priority} must be 0 to 9 (9 is the most urgent)")
         arguments = {job.payload_parameter: payload} if job.payload_parameter else payload or {}
         if not isinstance(arguments, dict):
             raise InvalidPayload(f"{name} takes a JSON object with its arguments, not {type(payload).__name__}")
@@ -98,6 +100,8 @@ class ArqEngine:
         except ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
             raise InvalidPayload(f"the payload does not fit {name}", [dict(entry) for entry in errors]) from error
+        except NotJsonError as error:
+            raise InvalidPayload(f"the payload does not fit {name}: {error}") from error
 
     @answering
     async def status(self, job_id: str) -> JobStatus:

@@ -14,10 +14,12 @@ from typing import Any
 import structlog
 from arq.utils import ms_to_datetime
 from arq.worker import Retry
-from pydantic_core import PydanticSerializationError, from_json
+from pydantic_core import from_json
 
 from .. import telemetry
 from ..contract import State
+from ..documents import NotJsonError, encode
+from ..runtime.bounds import is_ours
 from ..runtime.connection import dumps, patiently, text, texts
 from ..runtime.errors import describe, describe_traceback, shorten
 from ..runtime.job import Job
@@ -101,6 +103,9 @@ class Execution:
         """Do what `taken` says, and write its end down; whatever the job does, nothing is raised."""
         about = (taken.name or "undecodable", taken.queue, taken.id, taken.attempt, taken.carried)
         taken.watched = telemetry.Run("arq", *about)
+        if is_ours(taken.id):  # its dead letter would be a key of ours
+            await self._finish(taken, "failed", "refused", error=f"{taken.id!r} cannot be a job's id")
+            return
         try:
             call = _read(taken)
         except ValueError as error:
@@ -285,6 +290,6 @@ async def _arguments(job: Job[Any, Any], taken: Taken, call: dict[str, Any]) -> 
 
 def _encoded(job: Job[Any, Any], result: object) -> bytes:
     try:
-        return dumps(result)
-    except PydanticSerializationError as error:
+        return encode(result)
+    except NotJsonError as error:
         raise PermanentError(f"{job.name} returned {type(result).__name__}, which is not JSON: {error}") from error

@@ -14,11 +14,11 @@ from threading import Thread
 from typing import Any
 
 import structlog
-from pydantic import ValidationError
 from pydantic_core import from_json
 
 from .. import health, logs
 from ..contract import IdempotencyConflict, JobDeclarationError, ScheduleStatus, Submission, UnknownSchedule
+from ..documents import jsonable
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, close, dumps, redis, server_time, text, texts
@@ -194,8 +194,8 @@ def declared() -> list[Schedule]:
         if schedule.due_after(now) <= now:
             raise JobDeclarationError(f"schedule {schedule.name} fires without a pause: {schedule.times}")
         try:
-            schedule.job.validate(schedule.payload or {})
-        except ValidationError as error:
+            jsonable(schedule.job.validate(schedule.payload or {}))
+        except ValueError as error:
             raise JobDeclarationError(f"schedule {schedule.name}: its payload does not fit: {error}") from error
     return schedules
 

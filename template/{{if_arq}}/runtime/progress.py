@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from ..contract import Progress
+from .bounds import report
 from .connection import UNAVAILABLE
-from .errors import shorten
 from .record import records
 
 log = structlog.get_logger(__name__)
@@ -47,17 +46,14 @@ async def progress(
     *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
 ) -> None:
     """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled, and
-    pydantic.ValidationError for what is no text or number.
+    ValueError for a number that is no count.
     """
+    reported = report(stage=stage, done=done, total=total, message=message)
     job = current_job()
-    given = {"stage": stage, "done": done, "total": total, "message": message}
-    known = {name: value for name, value in given.items() if value is not None}
-    checked = Progress.model_validate(known).model_dump(include=set(known))
-    fields = {name: shorten(value) if isinstance(value, str) else value for name, value in checked.items()}
     if job is None:
         return
     try:
-        cancelled = await records().update(job.id, at="progress_at", **fields)
+        cancelled = await records().update(job.id, at="progress_at", **reported)
     except UNAVAILABLE as error:
         log.warning("progress not recorded", error=str(error))
     else:

@@ -14,11 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from arq.jobs import Job as ArqJob
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 
 from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
+from ..documents import jsonable
 from ..queues import DEFAULT_QUEUE
+from .bounds import checked_delay, checked_id, checked_key, checked_priority
 from .connection import JobRedis, dumps, loads, patiently, server_time, text
 from .progress import current_job
 from .record import flat, job_key, queue_key, records
@@ -82,15 +84,15 @@ def prepare(
     are more of its record. Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue.
     """
     parent = current_job()
-    job_id = job_id or str(uuid.uuid4())
+    job_id = checked_id(job_id) if job_id else str(uuid.uuid4())
     if given is None:
         values = job.validate(arguments)
-        key = key or (job.key_of(**values) if job.key_of else "")
+        key = checked_key(key or (job.key_of and job.key_of(**values)))
         payload = values[job.payload_parameter] if job.payload_parameter else values
         rule = None if queue else route(job.name, lambda: payload)
     else:  # not all of them are known yet, so none decides
         values, key, rule = dict(arguments), key or "", None
-    content = to_jsonable_python(values)
+    content = jsonable(values)
     fingerprint = hashlib.sha256(to_json(content)).hexdigest()[:32] if key else ""
     if queue is None:
         queue = rule.queue if rule else job.queue or DEFAULT_QUEUE
@@ -99,7 +101,7 @@ def prepare(
     record = {
         "name": job.name,
         "queue": known_queue(queue),
-        "priority": priority,
+        "priority": checked_priority(priority),
         "key": key or None,
         "fingerprint": fingerprint or None,
         "parent": parent.id if parent else None,
@@ -118,6 +120,7 @@ async def send(spec: Spec, *, delay: float = 0, restart: bool = False, claim: bo
     up its key. A job waits for Redis, any other caller hears of it. Raises IdempotencyConflict.
     """
     key = spec.key if claim else ""
+    delay = checked_delay(delay)
     with telemetry.sending("arq", spec.name, spec.fields["queue"], spec.id, delayed=delay > 0) as carried:
         what = (spec.id, spec.name, key, spec.fingerprint, spec.message, {**spec.fields, **carried})
         step = partial(records().submit, *what, delay=delay, take_over=restart)

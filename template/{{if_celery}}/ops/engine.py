@@ -29,9 +29,12 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
+from ..documents import NotJsonError
 from ..engine import Engine
 from ..health import judge
+from ..large_results import LargeResultsUnavailable
 from ..runtime import dead_letters
+from ..runtime.bounds import is_ours
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.control import JobControl
 from ..runtime.record import job_key, records, result_key
@@ -53,6 +56,8 @@ def in_thread(method: Callable[P, T]) -> "Callable[P, CoroutineType[Any, Any, T]
             return method(*args, **kwargs)
         except UNAVAILABLE as error:
             raise BrokerUnavailable(f"the broker does not answer ({error}); try again later") from error
+        except LargeResultsUnavailable as error:
+            raise BrokerUnavailable(str(error)) from error
 
     @wraps(method)
     async def wrapper(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -104,8 +109,6 @@ class CeleryEngine:
         task = self._tasks().get(name)
         if task is None:
             raise UnknownJob(f"there is no job {name!r}; there are {', '.join(self._tasks())}")
-        if priority is not None and not 0 <= priority <= 9:
-            raise InvalidPayload(f"priority {priority} must be 0 to 9 (9 is the most urgent)")
         kwargs = {task.payload_parameter: payload} if task.payload_parameter else payload or {}
         if not isinstance(kwargs, dict):
             raise InvalidPayload(f"{name} takes a JSON object with its arguments, not {type(payload).__name__}")
@@ -117,7 +120,7 @@ class CeleryEngine:
         except ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
             raise InvalidPayload(f"the payload does not fit {name}", [dict(entry) for entry in errors]) from error
-        except TypeError as error:
+        except (TypeError, NotJsonError) as error:
             raise InvalidPayload(f"the payload does not fit {name}: {error}") from error
         return Submission(id=str(result.id), created=created)
 
@@ -132,6 +135,7 @@ class CeleryEngine:
 
     def _statuses(self, job_ids: list[str]) -> list[JobStatus]:
         with redis().pipeline(transaction=False) as pipe:
+            job_ids = [job_id for job_id in job_ids if not is_ours(job_id)]
             for job_id in job_ids:
                 pipe.hgetall(job_key(job_id))
                 pipe.exists(f"{job_key(job_id)}:lease")

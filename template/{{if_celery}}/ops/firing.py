@@ -25,6 +25,7 @@ from ..contract import (
     Submission,
     UnknownSchedule,
 )
+from ..documents import jsonable
 from ..queues import DEFAULT_QUEUE
 from ..runtime import routing
 from ..runtime.connection import UNAVAILABLE, server_time
@@ -191,7 +192,7 @@ def declared() -> list[Schedule]:
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {sorted(names)}")
     for schedule in schedules:
         try:
-            schedule.job.bind_arguments((), schedule.payload or {})
+            jsonable(schedule.job.bind_arguments((), schedule.payload or {}))
         except (TypeError, ValueError) as error:
             raise JobDeclarationError(f"schedule {schedule.name}: its payload does not fit: {error}") from error
     return schedules

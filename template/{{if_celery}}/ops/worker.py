@@ -21,7 +21,7 @@ from typing import Any, cast
 import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
-from celery.exceptions import Ignore
+from celery.exceptions import Ignore, InvalidTaskError
 from celery.platforms import EX_FAILURE, EX_OK
 from celery.utils.nodenames import host_format
 from celery.worker import state
@@ -33,6 +33,7 @@ from .. import broker, health, telemetry
 from ..celery import app
 from ..queues import QUEUES
 from ..runtime import transport
+from ..runtime.bounds import is_ours
 from ..runtime.connection import UNAVAILABLE, connect, redis
 from ..runtime.record import envelope, job_key, queue_of, records
 from ..runtime.routing import known_queue
@@ -76,6 +77,11 @@ class JobRequest(Request):
     """What the main process does for a job whose pool process cannot: free it when that died, or hand it back."""
 
     stopped = False  # its process was killed by us, to hand it back
+
+    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
+        if is_ours(str(message.headers.get("id"))):
+            raise InvalidTaskError(f"{message.headers['id']!r} cannot be a job's id")
+        super().__init__(message, *args, **kwargs)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)

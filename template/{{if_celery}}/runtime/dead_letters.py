@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
 from . import workflows
+from .bounds import is_ours
 from .connection import redis
 from .record import envelope, job_key, queue_of, records
 
@@ -98,7 +99,9 @@ class JobConsumer(Consumer):
             error = ValueError("the text in the queue is not a message")
         if not isinstance(body, str):
             body = bytes(body).decode("utf-8", "backslashreplace")
-        job_id = headers.get("id") or "undecodable-" + hashlib.sha1(str(body).encode()).hexdigest()
+        job_id = str(headers.get("id") or "")
+        if not job_id or is_ours(job_id):
+            job_id = "undecodable-" + hashlib.sha1(str(body).encode("utf-8", "backslashreplace")).hexdigest()
         job, queue = headers.get("task") or "", (message.delivery_info or {}).get("routing_key") or ""
         letter = {
             "id": job_id,
@@ -204,7 +207,7 @@ def _task(name: str) -> Any:
 
 
 def _stored(job_id: str) -> dict[str, Any]:
-    text = redis().get(f"dead:{job_id}")
+    text = None if is_ours(job_id) else redis().get(f"dead:{job_id}")
     if text is None:
         raise NotADeadLetter(f"there is no dead letter {job_id}")
     return json.loads(str(text))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from celery import current_task
 
+from .bounds import report
 from .record import envelope, queue_of, records
 
 
@@ -49,6 +50,7 @@ def progress(
     *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
 ) -> None:
     """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled."""
+    reported = report(stage=stage, done=done, total=total, message=message)
     job = current_job()
-    if job and records().update(job.id, stage=stage, done=done, total=total, message=message, progress_at=time.time()):
+    if job and records().update(job.id, **reported, progress_at=time.time()):
         raise JobCancelled(job.id)

@@ -22,9 +22,10 @@ from redis import Redis
 from redis.connection import ConnectionInterface
 from redis.exceptions import ConnectionError, NoScriptError
 
-from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State
+from ..contract import DURATION_BUCKETS, WAIT_BUCKETS, State, UnknownJob
 from ..settings import settings
 from . import transport
+from .bounds import is_ours
 from .connection import redis
 
 RESERVED_FOR = 30  # seconds in which a sender must have sent its message
@@ -34,7 +35,9 @@ Record = dict[str, Any]
 
 
 def job_key(job_id: str) -> str:
-    """The record's key."""
+    """The record's key. Raises UnknownJob for an id that no job has, or it would be another key of ours."""
+    if is_ours(job_id):
+        raise UnknownJob(f"there is no job {job_id}")
     return f"job:{job_id}"
 
 

@@ -45,10 +45,14 @@ def large_results() -> LargeResults:
 
 
 def keep(request: Context, encoded: bytes) -> Any:
-    """The value to store in Redis: the result, or a reference if it is larger than `inline_result_max`."""
+    """The value to store in Redis: the result, or a reference if it is larger than `inline_result_max`.
+
+    A result that looks like a reference is stored like a large one, or it would show another job's.
+    """
     request.update(result_size=len(encoded))
-    if len(encoded) <= settings().inline_result_max:
-        return from_json(encoded)
+    small = len(encoded) <= settings().inline_result_max
+    if small and reference(value := from_json(encoded)) is None:
+        return value
     large_results().put(str(request.id), encoded)
     return {REFERENCE: request.id, "bytes": len(encoded)}
 
@@ -59,12 +63,15 @@ def reference(value: Any) -> str | None:
 
 
 def resolve(value: Any, root: str | None) -> Any:
-    """A large result handed from step to step of one workflow, loaded; anything else as it is.
+    """A large result handed from step to step of one workflow, loaded, also from a part to the fan-in; anything else as
+    it is.
 
     Only within a workflow, so that a payload cannot name another caller's result.
     """
+    if isinstance(value, list) and any(map(reference, value)):
+        return [resolve(part, root) for part in value]
     job_id = reference(value)
-    if job_id is None or records().field(job_id, "root") != root:
+    if job_id is None or root is None or records().field(job_id, "root") != root:
         return value
     return from_json(b"".join(large_results().chunks(job_id)))
 

@@ -18,10 +18,12 @@ from celery import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult
 from pydantic import BaseModel
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 
 from .. import telemetry
 from ..contract import IdempotencyConflict, Submission
+from ..documents import jsonable
+from .bounds import checked_delay, checked_id, checked_key, checked_priority
 from .connection import UNAVAILABLE, patiently
 from .record import records
 from .workflows import followers
@@ -57,7 +59,7 @@ class SubmittableTask(Task, Generic[P, R]):
 
     def signature(self, args: Any = None, kwargs: Any = None, *rest: Any, **options: Any) -> Signature:
         """As in Celery (`.s()` and `.si()` come here); models become JSON: later steps travel inside earlier ones."""
-        return super().signature(tuple(to_jsonable_python(args or ())), to_jsonable_python(kwargs), *rest, **options)
+        return super().signature(tuple(jsonable(args or ())), jsonable(kwargs), *rest, **options)
 
     def send(
         self,
@@ -76,15 +78,17 @@ class SubmittableTask(Task, Generic[P, R]):
             return super().apply_async(args, kwargs, task_id, headers=headers, **options), True
         values = self.bind_arguments(args or (), kwargs or {})
         if values is not None:
-            args, kwargs = (), to_jsonable_python(values)
-        key = idempotency_key or (self.key_of(**values) if self.key_of and values is not None else "")
+            args, kwargs = (), jsonable(values)
+        key = checked_key(idempotency_key or (self.key_of and values is not None and self.key_of(**values)))
         fingerprint = hashlib.sha256(to_json([args, kwargs])).hexdigest()[:32] if key else ""
         options = self.app.amqp.router.route(options, self.name, args, kwargs, self)
         if options.get("priority") is None:
             options["priority"] = self.job_priority
+        checked_priority(options["priority"])
+        checked_delay(options.get("countdown") or 0)
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
-        job_id = task_id or str(uuid.uuid4())
+        job_id = checked_id(str(task_id)) if task_id else str(uuid.uuid4())
         delayed = bool(options.get("countdown") or options.get("eta"))
         with telemetry.sending("celery", str(self.name), options["queue"].name, job_id, delayed=delayed) as carried:
             head = {"key": key, "fingerprint": fingerprint, "submitted_at": time.time(), "snoozes": 0, **carried}

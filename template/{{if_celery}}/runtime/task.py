@@ -14,9 +14,9 @@ from typing import Any, NoReturn
 
 import structlog
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
-from pydantic_core import PydanticSerializationError, to_json
 
 from .. import telemetry
+from ..documents import NotJsonError, encode
 from . import results
 from .connection import patiently
 from .progress import JobCancelled
@@ -102,8 +102,8 @@ class JobTask(SubmittableTask[P, R]):
             raise PermanentError(f"the payload does not fit {self.name}: {error}") from error
         result = self.run(*args, **kwargs) if values is None else self.run(**values)
         try:
-            encoded = to_json({"ok": True, "value": result} if self.outcome else result)
-        except PydanticSerializationError as error:
+            encoded = encode({"ok": True, "value": result} if self.outcome else result)
+        except NotJsonError as error:
             raise PermanentError(f"{self.name} returned {type(result).__name__}, which is not JSON: {error}") from error
         return results.keep(request, encoded)
 

@@ -17,6 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from ..celery import app
 from ..contract import ContractError
+from ..documents import jsonable
 from ..ops.firing import Entry, declared
 from ..runtime.connection import redis, server_time
 from ..runtime.job import Schedule
@@ -102,7 +103,7 @@ def _problem(row: Row) -> str:
     try:
         times.read(times.of(row))
         known_queue(row.queue or "default")
-        task.bind_arguments((), payload(row))
+        jsonable(task.bind_arguments((), payload(row)))
     except (ContractError, TypeError, ValueError) as error:
         return str(error)
     return ""

@@ -25,17 +25,20 @@ def _list_name(queue: str, step: int) -> str:
 
 def _due(message: dict[str, Any]) -> float | None:
     """When this message's job is or was due, None if it does not say."""
-    headers = message.get("headers") or {}
-    if eta := headers.get("eta"):
-        return datetime.fromisoformat(eta).timestamp()
-    return (headers.get("job") or {}).get("submitted_at")
+    try:
+        headers = message.get("headers") or {}
+        if eta := headers.get("eta"):
+            return datetime.fromisoformat(eta).timestamp()
+        return float(headers["job"]["submitted_at"])
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return None  # not a message of ours; a worker will make a dead letter of it if it is none at all
 
 
 def _due_of(text: str) -> float | None:
     try:
         return _due(json.loads(text))
-    except (ValueError, AttributeError):
-        return None  # not a message; a worker will make a dead letter of it
+    except ValueError:
+        return None
 
 
 def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:

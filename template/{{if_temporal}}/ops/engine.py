@@ -33,6 +33,7 @@ from ..contract import (
     Submission,
     UnknownJob,
 )
+from ..documents import NotJsonError
 from ..engine import Engine
 from ..health import judge
 from ..payloads import PayloadError, PayloadGone, PayloadStoreUnavailable, is_json
@@ -97,8 +98,6 @@ class TemporalEngine:
     ) -> Submission:
         if (job := self.jobs.get(name)) is None:
             raise UnknownJob(f"there is no job {name!r}; there are {', '.join(self.jobs)}")
-        if priority is not None and not 0 <= priority <= 9:
-            raise InvalidPayload(f"priority {priority} must be 0 to 9 (9 is the most urgent)")
         arguments = {job.payload_parameter: payload} if job.payload_parameter else payload or {}
         if not isinstance(arguments, dict):
             raise InvalidPayload(f"{name} takes a JSON object with its arguments, not {type(payload).__name__}")
@@ -107,10 +106,8 @@ class TemporalEngine:
         except ValidationError as error:
             errors = error.errors(include_url=False, include_context=False, include_input=False)
             raise InvalidPayload(f"the payload does not fit {name}", [dict(entry) for entry in errors]) from error
-        except (ApplicationError, PydanticSerializationError, UnicodeEncodeError) as error:
-            raise InvalidPayload(
-                f"the payload of {name} or its key cannot be encoded: {shorten(str(error))}"
-            ) from error
+        except (ApplicationError, PydanticSerializationError, UnicodeEncodeError, NotJsonError) as error:
+            raise InvalidPayload(f"the payload does not fit {name}: {shorten(str(error))}") from error
         self._submitted = (JobId.parse(sent.id).workflow_id, time.monotonic())
         return sent
 

@@ -26,7 +26,7 @@ from temporalio.worker import (
 )
 
 from .. import telemetry
-from ..payloads import is_json
+from ..payloads import as_json
 from ..runtime.errors import describe, describe_traceback, shorten
 from ..runtime.job import Job, jobs
 from ..runtime.progress import Book, JobContext, Running, running
@@ -157,14 +157,9 @@ def _encoded(job: Job[Any, Any], result: Any) -> Payload:
     """As JSON; a result that is not is this job's failure, with its name."""
     text = f"{job.name} returned {type(result).__name__}, which is not JSON"
     try:
-        payload = activity.payload_converter().to_payload(result)
-    except ApplicationError as error:
-        raise PermanentError(f"{text}: {error.message.rpartition(' is not JSON: ')[2]}") from error
-    except Exception as error:  # whatever the result's own code raises
+        return as_json(result)
+    except Exception as error:  # NotJsonError, or whatever the result's own code raises
         raise PermanentError(f"{text}: {error}") from error
-    if not is_json(payload):
-        raise PermanentError(text)
-    return payload
 
 
 def _stopped(run: Running) -> tuple[str, ApplicationError | None]:

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from pydantic_core import from_json
 from temporalio import workflow
-from temporalio.api.common.v1 import Payload
 from temporalio.common import RawValue
 from temporalio.exceptions import ActivityError, ApplicationError, FailureError, is_cancelled_exception
 from temporalio.worker import (
@@ -24,7 +23,8 @@ from temporalio.worker import (
     WorkflowOutboundInterceptor,
 )
 
-from ..payloads import is_json
+from ..documents import NotJsonError
+from ..payloads import as_json
 from ..runtime.job import Job, jobs
 from ..runtime.parking import DISCARDED, Failure, failure
 from ..runtime.progress import Book
@@ -139,19 +139,19 @@ class JobInbound(WorkflowInboundInterceptor):
                 instance.ended("discarded" if discarded else "failed", error)
             raise
         if not isinstance(result, RawValue):
-            instance.size = len(_json(result).data)
+            result = _as_json(result)
+            instance.size = len(result.payload.data)
         instance.ended("succeeded")
         return result
 
 
-def _json(result: Any) -> Payload:
+def _as_json(result: object) -> RawValue:
     """Raises ApplicationError: such a workflow fails, and is reset to its last step when it is replayed."""
-    payload = workflow.payload_converter().to_payload(result)
-    if not is_json(payload):
-        name = workflow.info().workflow_type
-        text = f"{name} returned {type(result).__name__}, which is not JSON"
-        raise ApplicationError(text, type="permanent", non_retryable=True)
-    return payload
+    try:
+        return RawValue(as_json(result))
+    except NotJsonError as error:
+        text = f"{workflow.info().workflow_type} returned {type(result).__name__}, which is not JSON: {error}"
+        raise ApplicationError(text, type="permanent", non_retryable=True) from error
 
 
 class JobOutbound(WorkflowOutboundInterceptor):

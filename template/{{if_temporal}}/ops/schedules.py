@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import structlog
-from pydantic import ValidationError
 from pydantic_core import to_json
 from temporalio.client import (
     Client,
@@ -35,6 +34,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from .. import calls, health, logs
 from ..contract import JobDeclarationError, ScheduleStatus, UnknownSchedule
+from ..documents import jsonable
 from ..payloads import PayloadError, written_with
 from ..queues import DEFAULT_QUEUE
 from ..runtime import connection, routing
@@ -202,8 +202,8 @@ def declared() -> list[Schedule]:
         raise JobDeclarationError(f"SCHEDULES in jobs/: each name may stand once, found {names}")
     for schedule in schedules:
         try:
-            schedule.job.validate(schedule.payload)
-        except ValidationError as error:
+            jsonable(schedule.job.validate(schedule.payload))
+        except ValueError as error:
             raise JobDeclarationError(f"schedule {schedule.name}: its payload does not fit: {error}") from error
     return schedules
 

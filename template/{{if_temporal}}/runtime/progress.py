@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .errors import shorten
+from .bounds import report
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,7 @@ def progress(
     *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
 ) -> None:
     """Report; what is left out stays as it was. Outside a worker it does nothing."""
+    reported = report(stage=stage, done=done, total=total, message=message)
     if run := running.get():
-        run.book.progress |= reported(stage=stage, done=done, total=total, message=message, updated_at=time.time())
+        run.book.progress |= {**reported, "updated_at": time.time()}
         run.beat()
-
-
-def reported(**values: Any) -> dict[str, Any]:
-    """What is known; texts so that they can be written down."""
-    known = ((name, value) for name, value in values.items() if value is not None)
-    return {name: shorten(value) if isinstance(value, str) else value for name, value in known}

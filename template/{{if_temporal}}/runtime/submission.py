@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from pydantic_core import to_json, to_jsonable_python
+from pydantic_core import to_json
 from temporalio.client import WorkflowExecutionDescription
 from temporalio.common import Priority, WorkflowIDConflictPolicy, WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 
 from .. import telemetry
 from ..contract import BrokerUnavailable, IdempotencyConflict, Submission
+from ..documents import jsonable
 from ..payloads import PayloadError
 from ..queues import DEFAULT_QUEUE
 from ..settings import settings
+from .bounds import checked_delay, checked_key, checked_priority
 from .connection import client
 from .progress import current_job
 from .routing import known_queue, route
@@ -102,7 +104,8 @@ def prepare(
 ) -> Prepared:
     """Check and route a job. Raises pydantic.ValidationError if the arguments do not fit, UnknownQueue."""
     values = job.validate(arguments)
-    key = key or (job.key_of(**values) if job.key_of else None)
+    content = jsonable(values)
+    key = checked_key(key or (job.key_of and job.key_of(**values))) or None
     payload = values[job.payload_parameter] if job.payload_parameter else values
     rule = None if queue else route(job.name, lambda: payload)
     if queue is None:
@@ -113,9 +116,9 @@ def prepare(
     memo = {
         "v": 1,
         "key": key,
-        "fingerprint": hashlib.sha256(to_json(to_jsonable_python(values))).hexdigest()[:32] if key else None,
-        "priority": priority,
-        "delay": delay or None,
+        "fingerprint": hashlib.sha256(to_json(content)).hexdigest()[:32] if key else None,
+        "priority": checked_priority(priority),
+        "delay": checked_delay(delay) or None,
         "singleton": job.singleton,
         "parent": parent.id if parent else None,
         "root": parent.root if parent else None,

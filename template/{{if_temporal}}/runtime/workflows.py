@@ -24,10 +24,10 @@ from temporalio.exceptions import (
 from temporalio.workflow import ActivityCancellationType, ChildWorkflowCancellationType
 
 from ..settings import settings
+from .bounds import report
 from .connection import JOB_STATE
 from .job import Job
 from .parking import Parking, failure
-from .progress import reported
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -168,7 +168,7 @@ class JobWorkflow(Parking):
     ) -> None:
         """How far it is; what is left out stays as it was."""
         at = workflow.now().timestamp()
-        self.reported |= reported(stage=stage, done=done, total=total, message=message, updated_at=at)
+        self.reported |= {**report(stage=stage, done=done, total=total, message=message), "updated_at": at}
 
     @workflow.query(name="progress")
     def tell_progress(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
+from io import TextIOWrapper
 from pathlib import Path
 from traceback import extract_tb
 from typing import Annotated, Any
@@ -103,6 +104,13 @@ app.add_typer(operations.app)
 
 def main() -> None:
     """Run a command; an error that the caller can act on is one line on stderr and an exit code, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # LANG=C cannot show every text
+            stream.reconfigure(errors="backslashreplace")
+    for argument in sys.argv[1:]:
+        if not argument.isascii() and argument != argument.encode("utf-8", "replace").decode():
+            print(f"error: {argument!r} is not UTF-8", file=sys.stderr)
+            sys.exit(2)
     try:
         app()
     except (ContractError, ValueError) as error:
@@ -110,7 +118,7 @@ def main() -> None:
         if explained is None:
             raise
         text, exit_code = explained
-        print(f"error: {text}", file=sys.stderr)
+        jobs.say(f"error: {text}", error=True)
         sys.exit(exit_code)
 
 

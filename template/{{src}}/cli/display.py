@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..contract import JobStatus, Progress
+from ..logs import visible
 
 PIPED_WIDTH = 1000
 """Columns when nobody's terminal sets a limit: an id that is cut or wrapped cannot be copied or searched for."""
@@ -22,8 +23,10 @@ NOTHING = "–"
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """Print a model or a list of them; `indent=None` prints one line."""
-    print(to_json(value, indent=indent).decode(), flush=True)
+    """Print a model or a list of them, in UTF-8 as JSON is; `indent=None` prints one line."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(to_json(value, indent=indent) + b"\n")
+    sys.stdout.buffer.flush()
 
 
 def show(model: BaseModel, *, as_json: bool) -> None:
@@ -49,7 +52,7 @@ def describe(status: JobStatus) -> str:
     attempt = f"attempt {status.attempts}" if status.attempts > 1 else ""
     stalled = "stalled" if status.stalled else ""
     parts = (status.state, stalled, attempt, progress.stage, counted, " ".join(progress.message.split()))
-    return " ".join(part for part in parts if part)
+    return visible(" ".join(part for part in parts if part))
 
 
 @contextmanager
@@ -57,7 +60,7 @@ def live_status() -> Generator[Callable[[JobStatus], None]]:
     """Show a job that is being followed on stderr: a progress bar on a terminal, a line for each change elsewhere."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda status: print(status.id, describe(status), file=sys.stderr, flush=True)
+        yield lambda status: print(visible(status.id), describe(status), file=sys.stderr, flush=True)
         return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with ProgressBar(*columns, console=console, transient=True) as bar:
@@ -70,7 +73,7 @@ def live_status() -> Generator[Callable[[JobStatus], None]]:
 def _print_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     table = Table(*headings, box=box.SIMPLE)
     for row in rows:
-        table.add_row(*map(Text, row))  # Text: square brackets in an error are no markup
+        table.add_row(*(Text(visible(cell)) for cell in row))  # Text: square brackets in an error are no markup
     console = Console()
     if not console.is_terminal:
         console.width = PIPED_WIDTH

@@ -15,7 +15,7 @@ app = typer.Typer()
 
 JobId = Annotated[str, typer.Argument(metavar="ID", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-YEAR = 31_536_000  # seconds
+YEAR = 31_536_000  # seconds; as in runtime/bounds.py, which brings the whole job stack with it
 
 
 def load_engine() -> Engine:
@@ -23,6 +23,13 @@ def load_engine() -> Engine:
     from ..ops.engine import engine
 
     return engine()
+
+
+def say(text: str, *, error: bool = False) -> None:
+    """Print a text that others may have written."""
+    from ..logs import visible
+
+    print(visible(text), file=sys.stderr if error else sys.stdout)
 
 
 @app.command()
@@ -55,7 +62,7 @@ def run(
         elif as_json:
             print_json(submission)
         else:
-            print(submission.id)
+            say(submission.id)
 
     asyncio.run(submit())
 
@@ -100,12 +107,12 @@ def cancel(job_id: JobId, as_json: Json = False) -> None:
 
 
 def _read_payload(data: str) -> Any:
-    from pydantic_core import from_json
+    from ..documents import decode
 
     try:
         if data == "-":
-            return from_json(sys.stdin.buffer.read(), allow_inf_nan=False)
-        return from_json(Path(data[1:]).read_bytes() if data.startswith("@") else data, allow_inf_nan=False)
+            return decode(sys.stdin.buffer.read())
+        return decode(Path(data[1:]).read_bytes() if data.startswith("@") else data)
     except ValueError as error:
         raise typer.BadParameter(f"not JSON: {error}", param_hint="--data") from None
     except OSError as error:

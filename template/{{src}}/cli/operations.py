@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -10,7 +9,7 @@ import typer
 
 from ..contract import BrokerUnavailable, ContractError, DeadLetter
 from ..engine import Engine, promptly
-from .jobs import JobId, Json, load_engine
+from .jobs import JobId, Json, load_engine, say
 
 app = typer.Typer()
 dead_letters = typer.Typer(help="Jobs that a person must look at.", no_args_is_help=True)
@@ -66,7 +65,7 @@ def run(name: ScheduleName, as_json: Json = False) -> None:
     from .display import print_json
 
     submission = asyncio.run(promptly(load_engine().fire(name)))
-    print_json(submission) if as_json else print(submission.id)
+    print_json(submission) if as_json else say(submission.id)
 
 
 @dead_letters.command("list")
@@ -109,7 +108,7 @@ def replay(
         if as_json:
             print_json({"dead_letter": job_id, **submission.model_dump()}, indent=None)
         else:
-            print(f"{job_id} replayed as {submission.id}{'' if submission.created else ' before'}")
+            say(f"{job_id} replayed as {submission.id}{'' if submission.created else ' before'}")
 
     _check_selection(ids, everything, job, queue, reason)
     asyncio.run(_for_each(replay_one, ids, job, queue, reason, fits=lambda it: it.replayable and not it.replayed_as))
@@ -127,7 +126,7 @@ def discard(
 
     async def discard_one(engine: Engine, job_id: str) -> None:
         await promptly(engine.discard(job_id))
-        print(f"{job_id} discarded")
+        say(f"{job_id} discarded")
 
     _check_selection(ids, everything, job, queue, reason)
     asyncio.run(_for_each(discard_one, ids, job, queue, reason))
@@ -159,7 +158,7 @@ def health(
         print_json(report)
     else:
         show_all(report.workers, ("name", "queues", "concurrency", "running", "seen_at"), as_json=False)
-        print("\n".join(report.reasons) or "Jobs flow.")
+        say("\n".join(report.reasons) or "Jobs flow.")
     if not report.ok:
         raise typer.Exit(1 if report.broker else 3)
 
@@ -213,6 +212,6 @@ async def _for_each(
         except ContractError as error:
             errors.append(error)
     for error in errors[:-1]:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", error=True)
     if errors:
         raise errors[-1]

@@ -5,8 +5,12 @@ classes a declined card is tried five times.
 """
 
 import random
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from .bounds import YEAR
+from .errors import shorten
 
 Reason = Literal["exhausted", "permanent", "unexpected", "timed out", "poison"]
 
@@ -32,12 +36,17 @@ class TimedOut(Exception):
 
 
 class Snooze(Exception):
-    """Run this job again in `delay` seconds; not a failure, and no attempt is spent."""
+    """Run this job again in `delay` seconds; not a failure, and no attempt is spent.
+
+    A time that has passed is at once. Raises ValueError for a delay that is no number, or more than a year.
+    """
 
     def __init__(self, delay: float, why: str = "") -> None:
-        super().__init__(why or f"again in {delay:g} s")
-        self.delay = delay
-        self.why = why
+        if not delay <= YEAR:
+            raise ValueError(f"Snooze({delay:g}): a delay is at most {YEAR} seconds")
+        super().__init__(shorten(why) or f"again in {delay:g} s")
+        self.delay = max(delay, 0)
+        self.why = shorten(why)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +66,12 @@ class RetryPolicy:
 
     def delay(self, attempt: int, error: BaseException) -> float:
         """Seconds to wait after this attempt (the first is 1) failed."""
-        asked = getattr(error, "retry_after", None) or 0  # to a thousand callers it was the same time
-        return float(asked) + random.uniform(0, min(self.cap, self.base * 2 ** (attempt - 1)))
+        wait = random.uniform(0, min(self.cap, self.base * 2.0 ** min(attempt - 1, 64)))
+        asked: Any = getattr(error, "retry_after", None)
+        with suppress(TypeError, ValueError, OverflowError):  # a header may hold a date, or anything
+            if (seconds := float(asked)) >= 0:
+                wait += min(seconds, float(YEAR))  # to a thousand callers it was the same time
+        return wait
 
     def decide(self, attempt: int, error: BaseException) -> float | Reason:
         """Seconds until the next attempt, or the reason to give up."""

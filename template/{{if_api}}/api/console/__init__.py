@@ -15,10 +15,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic_core import from_json
 from starlette.datastructures import QueryParams
 
 from ...contract import FINAL, BrokerUnavailable, ContractError, InvalidPayload, UnknownJob
+from ...documents import decode
 from ...engine import Engine, promptly
 from ...queues import QUEUES
 from ...settings import settings
@@ -120,7 +120,7 @@ async def ask_for_payload(engine: CurrentEngine, job: str = "") -> Response:
 @router.post("/submit")
 async def submit(engine: CurrentEngine, fields: Form) -> Response:
     try:
-        payload = from_json(fields.get("payload", ""), allow_inf_nan=False)
+        payload = decode(fields.get("payload", ""))
         delay, priority = float(fields.get("delay") or 0), fields.get("priority")
         if not 0 <= delay <= jobs.LONGEST_DELAY:
             raise ValueError(f"a delay is 0 to {jobs.LONGEST_DELAY} seconds")
