@@ -166,6 +166,8 @@ class TemporalEngine:
     async def dead_letters(
         self, *, job: str | None = None, queue: str | None = None, reason: str | None = None, limit: int = 100
     ) -> list[DeadLetter]:
+        if not all(text.isprintable() for text in (job, queue) if text):
+            return []  # and the server's query language has no way to write it
         return await dead_letters.listed(job=job, queue=queue, reason=reason, limit=limit)
 
     @answering
