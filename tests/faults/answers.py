@@ -36,6 +36,8 @@ ANSWERS: dict[str, Answer] = {
 SCRIPTS = {
     "redis.call('LPUSH', KEYS[1], ARGV[1])": "publish",
     "redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])": "park",
+    "local ours = redis.call('PEXPIRE'": "renew",
+    "redis.call('HSET', KEYS[1], ARGV[1], cjson.encode(entry))": "enlist",
     "local due = redis.call('ZRANGE', KEYS[1]": "due",
 }
 
@@ -63,7 +65,7 @@ class Step:
     asker: str
     """api, worker or scheduler."""
     on: str
-    """The command, or the name of its script; `*` is any that names the job."""
+    """The command, or the name of its script, or several (`HSET|enlist`); `*` is any that names the job."""
     job: str = "effect"
     """Which job shows it."""
     of_the_job: bool = True
@@ -79,8 +81,8 @@ CELERY = {
     "take": Step("worker", "transport", of_the_job=False),
     "start": Step("worker", "start"),
     "progress": Step("worker", "HEXISTS", "steps"),
-    "renewal": Step("worker", "PEXPIRE", "long"),
-    "heartbeat": Step("worker", "HSET", of_the_job=False, having="workers"),
+    "renewal": Step("worker", "PEXPIRE|renew", "long"),
+    "heartbeat": Step("worker", "HSET|enlist", of_the_job=False, having="workers"),
     "finish": Step("worker", "finish"),
     "acknowledge": Step("worker", "EXEC", of_the_job=False),
     "status": Step("api", "*", "look"),
@@ -104,9 +106,8 @@ STEPS: dict[str, dict[str, Step]] = {
     "arq": {
         "submit": Step("api", "submit"),
         "take": Step("worker", "take", of_the_job=False),
-        "progress": Step("worker", "HEXISTS", "steps"),
+        "progress": Step("worker", "update", "steps"),
         "renewal": Step("worker", "renew", "long"),
-        "heartbeat": Step("worker", "HSET", of_the_job=False, having="workers"),
         "finish": Step("worker", "finish"),
         "status": Step("api", "*", "look"),
         "result": Step("api", "*", "look"),

@@ -59,7 +59,7 @@ class Command:
 
 @dataclass(eq=False)
 class Rule:
-    """Which commands get an answer: those named `on`, or whose script is, with `having` in one of their parts."""
+    """Which commands get an answer: those named `on` (`SET|HSET`), or whose script is, with `having` in a part of them."""
 
     on: str
     answer: Answer
@@ -73,7 +73,7 @@ class Rule:
 
     def fits(self, command: Command) -> bool:
         """Whether this command gets the answer; counts it."""
-        if self.on not in ("*", command.name, command.step) or self.times == self.met:
+        if not {"*", command.name, command.step} & {*self.on.split("|")} or self.times == self.met:
             return False
         if self.having and not any(self.having in part for part in command.parts):
             return False

@@ -33,8 +33,7 @@ numbers = count()
 ERRORS = [name for name in ANSWERS if ANSWERS[name].kind == "error"]
 SELECTION = {
     "another error at each step": ERRORS,
-    "executed, but the reply is lost": ["closed after", "truncated", "silence after"],
-    "not executed": ["closed", "silence", "delay"],
+    "a lost reply at each step": ["closed after", "silence", "truncated", "closed", "silence after"],
 }
 
 
