@@ -4,17 +4,38 @@ A probe through the broker costs a second of CPU each time, fails on a busy work
 restarts every healthy worker when the broker is away. Whether jobs flow is asked of the API instead (/health/jobs).
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from .contract import Health, QueueStatus, ScheduleStatus, WorkerStatus
 from .queues import QUEUES
-from .settings import settings
+from .settings import NotConfigured, settings
 
 ALIVE = 60.0  # seconds without a sign of life after which a process is taken for dead
+
+log = logging.getLogger(__name__)  # structlog would take longer to load than a probe may
+_beats: dict[str, float] = {}  # when each of this process's names last beat (monotonic)
+_unwritable: set[Path] = set()  # heartbeat files whose failure is logged
+
+
+def require_run_dir() -> None:
+    """Raise NotConfigured, with what to do, if heartbeat files cannot be written."""
+    folder = settings().run_dir
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise NotConfigured(
+            f"RUN_DIR={folder} cannot be written ({error.strerror}), and probes look there for the heartbeat file. "
+            "Set RUN_DIR to a writable folder; with a read-only root file system, mount a volume (an emptyDir) there."
+        ) from error
 
 
 def heartbeat_file(name: str) -> Path:
@@ -23,26 +44,46 @@ def heartbeat_file(name: str) -> Path:
 
 
 def beat(name: str) -> None:
-    """Leave a sign of life."""
+    """Leave a sign of life. A file that cannot be written is logged once, never raised: the caller renews leases."""
+    _beats[name] = time.monotonic()
     path = heartbeat_file(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        if path not in _unwritable:
+            _unwritable.add(path)
+            log.error("heartbeat file not written, probes of it fail within a minute: %s", error)
+    else:
+        _unwritable.discard(path)
+
+
+def leave(name: str) -> None:
+    """Remove the sign of life of a process that ends."""
+    with suppress(OSError):
+        heartbeat_file(name).unlink(missing_ok=True)
 
 
 def worker_alive(name: str) -> bool:
     """Whether that process has left a sign of life within the last minute."""
     try:
         return time.time() - heartbeat_file(name).stat().st_mtime < ALIVE
-    except FileNotFoundError:
+    except OSError:
         return False
 
 
 def serve(name: str, host: str, port: int, ready: Callable[[], bool]) -> None:
-    """Answer /health/live and /health/ready on a port of the worker's own, in a thread."""
+    """Answer /health/live and /health/ready on a port of the worker's own, in a thread.
+
+    /health/live needs no file: a worker whose disk is full is alive.
+    """
+
+    def live() -> bool:
+        return time.monotonic() - _beats.get(name, -ALIVE) < ALIVE
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            checks = {"/health/live": lambda: worker_alive(name), "/health/ready": ready}
+            checks = {"/health/live": live, "/health/ready": ready}
             check = checks.get(self.path)
             self.send_response(404 if check is None else 200 if check() else 503)
             self.end_headers()

@@ -5,14 +5,13 @@ starts Celery's warm shutdown, and what still runs after `drain` seconds goes ba
 """
 
 import ctypes
-import json
 import math
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
@@ -27,17 +26,20 @@ from celery.utils.nodenames import host_format
 from celery.worker import state
 from celery.worker.control import control_command
 from celery.worker.request import Request
+from kombu import Message
 from redis import Redis
 
 from .. import broker, health, telemetry
 from ..celery import app
 from ..queues import QUEUES
 from ..runtime import transport
-from ..runtime.bounds import is_ours
 from ..runtime.connection import UNAVAILABLE, connect, redis
-from ..runtime.record import envelope, job_key, queue_of, records
+from ..runtime.errors import describe
+from ..runtime.record import RENEW, envelope, is_job_id, owner, queue_of, records, require_envelope
 from ..runtime.routing import known_queue
+from ..runtime.task import StandIn
 from ..settings import settings
+from . import workers
 
 log = structlog.get_logger(__name__)
 
@@ -78,13 +80,17 @@ class JobRequest(Request):
 
     stopped = False  # its process was killed by us, to hand it back
 
-    def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
-        if is_ours(str(message.headers.get("id"))):
-            raise InvalidTaskError(f"{message.headers['id']!r} cannot be a job's id")
-        super().__init__(message, *args, **kwargs)
+    def __init__(self, message: Message, **options: Any) -> None:
+        super().__init__(message, **options)
+        if not is_job_id(self.id):
+            raise InvalidTaskError(f"no job can have the id {self.id!r}")
+        require_envelope(self._context)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
+        if isinstance(error, MemoryError):  # Celery would end the whole worker
+            self._context.update(error=describe(error))
+            exc_info.exception = StandIn(describe(error))
         if isinstance(error, (WorkerLostError, SystemExit)) and not self.stopped:
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
                 records().release(self.id)
@@ -119,39 +125,46 @@ class JobRequest(Request):
 
 
 class LeaseKeeper(threading.Thread):
-    """Renews deliveries, leases and singleton locks each `renewal` seconds, between `before` and `after`.
+    """Renews deliveries, leases and singleton locks each `renewal` seconds; the `others` come after that.
 
     Celery on Redis hands an unacknowledged message to another worker after `visibility_timeout`, also while its job
     still runs or waits for its time; an hour's timeout instead leaves a killed worker's jobs for an hour. So it is
     short (the lease), and this thread moves it on for all in hand, through long jobs, reconnects and the drain.
     """
 
-    def __init__(self, worker: Any, before: Callable[[], None], after: Callable[[Redis], None]) -> None:
+    def __init__(self, worker: Any, others: Mapping[str, Callable[[Redis], None]]) -> None:
         super().__init__(name="lease-keeper", daemon=True)
         self.worker, self.draining = worker, False
         self.client = connect()  # its own: a client shared over a fork could leave a lock held in the child
-        self.before, self.after = before, after
+        self.others = others
 
     def run(self) -> None:
         while True:
-            try:
-                self.before()
-                self.renew()
-                self.after(self.client)
-            except Exception as error:  # whatever it is, the next round must come, or running jobs are started twice
-                log.warning("leases not renewed", error=repr(error))
-            time.sleep(settings().renewal)
+            renewed = self._attempt("renew", self.renew)
+            for name, step in self.others.items():
+                self._attempt(name, partial(step, self.client))
+            time.sleep(settings().renewal if renewed else settings().renewal / 8)
+
+    @staticmethod
+    def _attempt(name: str, step: Callable[[], None]) -> bool:
+        """Whatever fails in a step, the next ones and the next round must come, or running jobs are started twice."""
+        try:
+            step()
+        except Exception as error:
+            log.warning("lease keeper: a step failed", step=name, error=describe(error))
+            return False
+        return True
 
     def renew(self) -> None:
         """One round."""
         lease = int(settings().lease * 1000)
-        with self.client.pipeline(transaction=False) as pipe:
-            transport.renew(pipe, [request.message.delivery_tag for request in list(state.requests.values())])
-            for request in list(state.active_requests):
-                pipe.pexpire(f"{job_key(request.id)}:lease", lease)
-                if getattr(request.task, "singleton", None):
-                    pipe.pexpire(f"lock:{request.task.name}", lease)
-            pipe.execute()
+        transport.renew(self.client, [request.message.delivery_tag for request in list(state.requests.values())])
+        held = [
+            part
+            for request in list(state.active_requests)
+            for part in (request.id, owner(request.worker_pid), request.name if request.task.singleton else "")
+        ]
+        self.client.eval(RENEW, 0, lease, *held)
 
     def hand_back_and_exit(self) -> None:
         """The drain time is over: stop what runs, put every message back, end the process."""
@@ -212,12 +225,11 @@ def _keep_leases(sender: Any, **_: Any) -> None:
     name, size = sender.hostname, sender.pool.num_processes
     queues = [queue.name for queue in sender.task_consumer.queues]
 
-    def enlist(client: Any) -> None:
+    def enlist(client: Redis) -> None:
         running = len(state.active_requests)
-        entry = {"queues": queues, "concurrency": size, "running": running, "seen_at": time.time()}
-        client.hset("workers", name, json.dumps(entry))
+        workers.enlist(client, name, {"queues": queues, "concurrency": size, "running": running})
 
-    def sign_of_life() -> None:
+    def sign_of_life(_: Redis) -> None:
         if time.monotonic() - LoopTicks.ticked_at < health.ALIVE / 2:
             health.beat(name)
 
@@ -227,7 +239,7 @@ def _keep_leases(sender: Any, **_: Any) -> None:
             return True
         return False
 
-    keeper = LeaseKeeper(sender.controller, before=sign_of_life, after=enlist)
+    keeper = LeaseKeeper(sender.controller, {"heartbeat": sign_of_life, "enlist": enlist})
     keeper.start()
     if port := settings().worker_port:
         health.serve(name, settings().worker_host, port, ready)
@@ -247,8 +259,8 @@ def _drain(**_: Any) -> None:
 def _leave(sender: Any, **_: Any) -> None:
     if keeper is not None:
         with suppress(*UNAVAILABLE):
-            keeper.client.hdel("workers", sender.hostname)
-        health.heartbeat_file(sender.hostname).unlink(missing_ok=True)
+            keeper.client.hdel(workers.WORKERS, sender.hostname)
+        health.leave(sender.hostname)
 
 
 @signals.worker_process_init.connect

@@ -8,6 +8,8 @@ workflow.
 import hashlib
 import json
 import time
+from collections.abc import Callable
+from logging import getLogger
 from typing import Any
 
 import structlog
@@ -17,10 +19,10 @@ from kombu import Message
 from pydantic import ValidationError
 
 from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
-from . import workflows
-from .bounds import is_ours
+from . import errors, workflows
 from .connection import redis
-from .record import envelope, job_key, queue_of, records
+from .errors import shorten
+from .record import envelope, is_job_id, job_key, queue_of, records
 
 log = structlog.get_logger(__name__)
 PAGE = 200
@@ -29,12 +31,12 @@ UNDECODABLE = "application/x-undecodable"  # the content type of text that is no
 
 
 def describe(error: Any) -> str:
-    """`Class: message`, of an exception or of the dictionary that Celery stores for one."""
+    """`Class: text`, of an exception or of the dictionary that Celery stores for one."""
     if isinstance(error, dict):
         message = error.get("exc_message") or ""
         text = " ".join(map(str, message)) if isinstance(message, (list, tuple)) else str(message)
-        return f"{error.get('exc_type')}: {text}"
-    return f"{type(error).__name__}: {error}"
+        return shorten(f"{error.get('exc_type')}: {text}")
+    return errors.describe(error)
 
 
 def reason(request: Context, error: str) -> str:
@@ -65,6 +67,19 @@ def encode(request: Context, reason: str, error: str, traceback: str | None) -> 
 
 class JobConsumer(Consumer):
     """Celery's consumer; what it refuses becomes a dead letter before it is acknowledged."""
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Message], None]:
+        """A message with headers that Celery does not expect is refused, too; its error would end the worker."""
+        handle = super().create_task_handler(*args, **kwargs)
+
+        def handle_or_refuse(message: Message) -> None:
+            try:
+                handle(message)
+            except (AttributeError, LookupError, TypeError, ValueError) as error:
+                self.keep(message, "undecodable", error)
+                message.reject_log_error(getLogger(__name__), self.connection_errors)
+
+        return handle_or_refuse
 
     def on_decode_error(self, message: Message, exc: Exception) -> None:
         self.keep(message, "undecodable", exc)
@@ -97,12 +112,13 @@ class JobConsumer(Consumer):
                 why, error = "undecodable", undecodable
         if message.content_type == UNDECODABLE:
             error = ValueError("the text in the queue is not a message")
-        if not isinstance(body, str):
+        if isinstance(body, (bytes, bytearray, memoryview)):
             body = bytes(body).decode("utf-8", "backslashreplace")
-        job_id = str(headers.get("id") or "")
-        if not job_id or is_ours(job_id):
-            job_id = "undecodable-" + hashlib.sha1(str(body).encode("utf-8", "backslashreplace")).hexdigest()
-        job, queue = headers.get("task") or "", (message.delivery_info or {}).get("routing_key") or ""
+        body = str(body)
+        job_id, digest = headers.get("id"), hashlib.sha1(repr((message.headers, body)).encode()).hexdigest()
+        job_id = job_id if is_job_id(job_id) else f"undecodable-{digest}"
+        job = shorten(str(headers.get("task") or ""), 200)
+        queue = (message.delivery_info or {}).get("routing_key") or ""
         letter = {
             "id": job_id,
             "job": job,
@@ -207,7 +223,7 @@ def _task(name: str) -> Any:
 
 
 def _stored(job_id: str) -> dict[str, Any]:
-    text = None if is_ours(job_id) else redis().get(f"dead:{job_id}")
+    text = redis().get(f"dead:{job_id}") if is_job_id(job_id) else None
     if text is None:
         raise NotADeadLetter(f"there is no dead letter {job_id}")
     return json.loads(str(text))

@@ -5,11 +5,13 @@ lease shows as stalled. Reporting is also where a job notices that it was cancel
 """
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from celery import current_task
 
 from .bounds import report
+from .connection import UNAVAILABLE
 from .record import envelope, queue_of, records
 
 
@@ -49,8 +51,15 @@ class JobCancelled(Exception):
 def progress(
     *, stage: str | None = None, done: int | None = None, total: int | None = None, message: str | None = None
 ) -> None:
-    """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled."""
+    """Report; what is left out stays as it was. Outside a worker it does nothing. Raises JobCancelled.
+
+    A report that Redis does not take now is dropped: it is not worth the job.
+    """
     reported = report(stage=stage, done=done, total=total, message=message)
-    job = current_job()
-    if job and records().update(job.id, **reported, progress_at=time.time()):
+    if (job := current_job()) is None:
+        return
+    cancelled = False
+    with suppress(*UNAVAILABLE):
+        cancelled = records().update(job.id, **reported, progress_at=time.time())
+    if cancelled:
         raise JobCancelled(job.id)

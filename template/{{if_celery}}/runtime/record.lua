@@ -70,6 +70,18 @@ function steps.confirm()
   if claim then redis.call('EXPIRE', claim, ARGV[4] + KEY_TTL, 'GT') end
 end
 
+-- The message was not sent, as far as its sender knows. If it was, and runs already, the job stands (0); else it is dropped when it
+-- comes, and the key is free.
+-- ARGV: 1 id, 2 name, 3 key ('' = none), 4 now
+function steps.withdraw()
+  if redis.call('HDEL', job, 'reserved') == 0 then return 0 end
+  redis.call('HSET', job, 'state', 'cancelled', 'error', 'its submission failed', 'finished_at', ARGV[4])
+  redis.call('EXPIRE', job, RECORD_TTL)
+  local claim = claim_of(ARGV[2], ARGV[3])
+  if claim and holder_of(claim) == ARGV[1] then redis.call('DEL', claim) end
+  return 1
+end
+
 -- May this delivery run? Decides and writes it down in one step: finished, stale, cancelled, running elsewhere, key in use,
 -- lock in use, poison, or run.
 -- ARGV: 1 id, 2 now, 3 owner, 4 name, 5 queue, 6 seq, 7 key ('' = none), 8 fingerprint, 9 singleton ('wait'|'skip'|''),
@@ -139,7 +151,7 @@ function steps.start()
   redis.call('SET', lease, ARGV[3], 'PX', LEASE)
   local attempt = tonumber(attempts or 0) + 1
   redis.call('HSET', job, 'state', 'running', 'run_at', ARGV[2], 'queue', queue, 'seq', ARGV[6], 'attempts', attempt,
-    'started_at', started_at or ARGV[2])
+    'started_at', started_at or ARGV[2], 'owner', ARGV[3])
   if state ~= 'queued' or reserved then redis.call('HDEL', job, 'due_at', 'message', 'reserved') end
   observe('wait|' .. name .. '|' .. queue .. '|', now - tonumber(ARGV[10]), WAIT_BUCKETS, '')
   return {'run', attempt}, 'running', queue, ARGV[2]

@@ -9,8 +9,9 @@ counters never disagree. Keys: `job:<id>` (hash), `job:<id>:lease` (who runs it)
 import json
 import re
 import time
+import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from importlib.resources import files
@@ -18,6 +19,7 @@ from threading import Lock
 from typing import Any
 
 from celery.app.task import Context
+from celery.exceptions import InvalidTaskError
 from redis import Redis
 from redis.connection import ConnectionInterface
 from redis.exceptions import ConnectionError, NoScriptError
@@ -27,17 +29,25 @@ from ..settings import settings
 from . import transport
 from .bounds import is_ours
 from .connection import redis
+from .errors import shorten
 
+PROCESS = uuid.uuid4().hex  # this one's and, inherited by fork, its pool processes' name in leases
 RESERVED_FOR = 30  # seconds in which a sender must have sent its message
 METRICS = "metrics"
+ENVELOPE: dict[str, Any] = {"key": str, "trace_id": str, "submitted_at": (int, float), "snoozes": int}
 
 Record = dict[str, Any]
 
 
+def is_job_id(value: object) -> bool:
+    """Whether it can name a job; `|` ends an id where the holder of a key is noted."""
+    return isinstance(value, str) and bool(value) and value.isprintable() and "|" not in value and not is_ours(value)
+
+
 def job_key(job_id: str) -> str:
-    """The record's key. Raises UnknownJob for an id that no job has, or it would be another key of ours."""
-    if is_ours(job_id):
-        raise UnknownJob(f"there is no job {job_id}")
+    """The record's key; raises UnknownJob for an id that no job can have."""
+    if not is_job_id(job_id):
+        raise UnknownJob(f"there is no job {shorten(job_id, 200)!r}: it cannot be the id of one")
     return f"job:{job_id}"
 
 
@@ -53,7 +63,21 @@ def result_key(job_id: str) -> str:
 
 def envelope(request: Context) -> dict[str, Any]:
     """What travels with the message besides its arguments; a message sent by a foreign client has none."""
-    return request.get("job") or {"key": "", "trace_id": request.id, "submitted_at": time.time(), "snoozes": 0}
+    head = request.get("job")
+    if isinstance(head, dict) and head.keys() >= ENVELOPE.keys():
+        return head
+    return {"key": "", "trace_id": request.id, "submitted_at": time.time(), "snoozes": 0}
+
+
+def require_envelope(request: Context) -> None:
+    """Raise InvalidTaskError if what travels with the message is not of our making, on which a run would stumble."""
+    head, limits = request.get("job") or envelope(request), request.get("timelimit") or (None, None)
+    if not isinstance(head, dict) or not all(isinstance(head.get(name), kind) for name, kind in ENVELOPE.items()):
+        raise InvalidTaskError(f"header job is {shorten(repr(head), 200)}")
+    if not isinstance(request.retries or 0, int):
+        raise InvalidTaskError(f"header retries is {shorten(repr(request.retries), 200)}")
+    if len(limits) != 2 or not all(isinstance(limit or 0, (int, float)) for limit in limits):
+        raise InvalidTaskError(f"header timelimit is {shorten(repr(limits), 200)}")
 
 
 def queue_of(request: Context) -> str:
@@ -64,6 +88,37 @@ def queue_of(request: Context) -> str:
 def seq(request: Context) -> int:
     """Which message of its job this is: grows with each retry and snooze."""
     return (request.retries or 0) + envelope(request)["snoozes"]
+
+
+def storable(fields: Mapping[str, Any]) -> dict[Any, Any]:
+    """Fields of a record without those that are None; texts are cut, and half a surrogate pair shows as `\\ud83d`."""
+    return {
+        name: shorten(value) if isinstance(value, str) else value for name, value in fields.items() if value is not None
+    }
+
+
+def owner(pid: int | None) -> str:
+    """How each owner of a lease begins whose run is in this pool process."""
+    return f"{PROCESS}:{pid}:"
+
+
+# What runs keeps its lease and its singleton lock, also if they ended in an outage and nobody else has begun it.
+# ARGV: lease in ms; then, of each run, job id, how its owner begins, lock's name ('' = none).
+RENEW = """
+for i = 2, #ARGV, 3 do
+  local job, lock = 'job:' .. ARGV[i], 'lock:' .. ARGV[i + 2]
+  local ours = redis.call('PEXPIRE', job .. ':lease', ARGV[1]) == 1
+  if not ours then
+    local state, owner = unpack(redis.call('HMGET', job, 'state', 'owner'))
+    ours = state == 'running' and owner and string.sub(owner, 1, #ARGV[i + 1]) == ARGV[i + 1]
+    if ours then redis.call('SET', job .. ':lease', owner, 'PX', ARGV[1]) end
+  end
+  if ours and ARGV[i + 2] ~= '' then
+    local holder = redis.call('GET', lock)
+    if not holder or holder == ARGV[i] then redis.call('SET', lock, ARGV[i], 'PX', ARGV[1]) end
+  end
+end
+"""
 
 
 class Records:
@@ -120,11 +175,9 @@ class Records:
         """The message was sent: keep what `reserve` wrote, from when it is due (`delay` in seconds)."""
         self._step("confirm", job_id, name, key, queue, delay)
 
-    def withdraw(self, job_id: str, name: str, key: str) -> None:
-        """The message was not sent: forget what `reserve` wrote."""
-        if key:
-            self.free(job_id, name, key)
-        self.client.delete(job_key(job_id))
+    def withdraw(self, job_id: str, name: str, key: str) -> bool:
+        """The caller is told that the message was not sent: if it was, it is dropped. False if the job runs already."""
+        return bool(self._step("withdraw", job_id, job_id, name, key, time.time()))
 
     def free(self, job_id: str, name: str, key: str) -> None:
         """Let another job have this job's idempotency key."""
@@ -155,7 +208,7 @@ class Records:
         self, request: Context, state: State, outcome: str, *, result: str = "", letter: str = "", **fields: Any
     ) -> bool:
         """Write down how a run ended; False if the job had ended before or another worker has it now."""
-        pairs = [part for field, value in fields.items() if value is not None for part in (field, value)]
+        pairs = [part for field, value in storable(fields).items() for part in (field, value)]
         again = seq(request) if state in ("retrying", "scheduled") else ""
         ended = self._step(
             "finish", request.id, request.id, time.time(), request.get("owner") or "", state, outcome, result,
@@ -211,7 +264,7 @@ class Records:
     def update(self, job_id: str, **fields: Any) -> bool:
         """Set fields of a running job; True if it was asked to stop."""
         with self.client.pipeline(transaction=False) as pipe:
-            pipe.hset(job_key(job_id), mapping={name: value for name, value in fields.items() if value is not None})
+            pipe.hset(job_key(job_id), mapping=storable(fields))
             pipe.hexists(job_key(job_id), "cancel")
             return bool(pipe.execute()[-1])
 

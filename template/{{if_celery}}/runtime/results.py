@@ -21,7 +21,7 @@ from pydantic_core import from_json, to_json
 from ..contract import State
 from ..large_results import LargeResults, open_large_results
 from ..settings import settings
-from . import dead_letters, workflows
+from . import dead_letters, errors, workflows
 from .connection import patiently
 from .record import records, result_key
 
@@ -71,7 +71,7 @@ def resolve(value: Any, root: str | None) -> Any:
     if isinstance(value, list) and any(map(reference, value)):
         return [resolve(part, root) for part in value]
     job_id = reference(value)
-    if job_id is None or root is None or records().field(job_id, "root") != root:
+    if job_id is None or root is None or patiently(partial(records().field, job_id, "root")) != root:
         return value
     return from_json(b"".join(large_results().chunks(job_id)))
 
@@ -108,7 +108,10 @@ class JobBackend(RedisBackend):
             **{name: value for name, value in (("group_id", request.group), ("parent_id", request.parent_id)) if value},
         }
         ours, outcome = STATES[state]
-        error = dead_letters.describe(result) if state in states.EXCEPTION_STATES and state != states.REVOKED else None
+        error = None
+        if state in states.EXCEPTION_STATES and state != states.REVOKED:
+            error = request.get("error") or dead_letters.describe(result)
+            meta["traceback"] = traceback = request.get("error_traceback") or errors.shorten_traceback(traceback or "")
         outcome, error = request.get("outcome") or outcome, request.get("why") or error
         letter = ""
         if state == states.FAILURE and request.delivery_info:  # later steps of a failed chain were never delivered
@@ -141,7 +144,7 @@ class JobBackend(RedisBackend):
         if traceback is None:
             traceback = "".join(tracebacks.format_exception(exc))
         self.store_result(task_id, exc, states.FAILURE, traceback=traceback, request=request)
-        self._end(request, exc, "failed", dead_letters.describe(exc))
+        self._end(request, exc, "failed", request.get("error") or dead_letters.describe(exc))
 
     def mark_as_revoked(self, task_id: str, reason: str = "", request: Any = None, *args: Any, **kwargs: Any) -> None:
         """As in Celery, and later steps and error callbacks hear of it, too."""

@@ -25,11 +25,12 @@ from ..contract import IdempotencyConflict, Submission
 from ..documents import jsonable
 from .bounds import checked_delay, checked_id, checked_key, checked_priority
 from .connection import UNAVAILABLE, patiently
-from .record import records
+from .record import is_job_id, records
 from .workflows import followers
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
@@ -89,6 +90,8 @@ class SubmittableTask(Task, Generic[P, R]):
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
         job_id = checked_id(str(task_id)) if task_id else str(uuid.uuid4())
+        if not is_job_id(job_id):
+            raise ValueError(f"{job_id!r} cannot be a job's id: choose a UUID")
         delayed = bool(options.get("countdown") or options.get("eta"))
         with telemetry.sending("celery", str(self.name), options["queue"].name, job_id, delayed=delayed) as carried:
             head = {"key": key, "fingerprint": fingerprint, "submitted_at": time.time(), "snoozes": 0, **carried}
@@ -110,8 +113,9 @@ class SubmittableTask(Task, Generic[P, R]):
             try:
                 result = reliably(partial(super().apply_async, args, kwargs, job_id, headers=headers, **options))
             except Exception:
-                _forgiving(partial(records().withdraw, job_id, str(self.name), claimed))
-                raise
+                if _forgiving(partial(records().withdraw, job_id, str(self.name), claimed)) is not False:
+                    raise
+                result = self.AsyncResult(job_id)  # only the answer was lost: it runs already
             delay = max(0, int(record.get("due_at", 0) - record["submitted_at"]))
             _forgiving(partial(records().confirm, job_id, str(self.name), claimed, record["queue"], delay))
             return result, created
@@ -161,9 +165,10 @@ def _once(call: Callable[[], Any]) -> Any:
     return call()
 
 
-def _forgiving(call: Callable[[], None]) -> None:
-    """For what corrects itself within seconds if Redis is away just now."""
+def _forgiving(call: Callable[[], T]) -> T | None:
+    """For what corrects itself within seconds if Redis is away just now; None then."""
     try:
-        call()
+        return call()
     except UNAVAILABLE:
         log.warning("Redis did not answer; the reservation ends by itself")
+        return None

@@ -5,7 +5,11 @@ An ordinary Celery task runs whatever is delivered, as often as it is delivered.
 """
 
 import logging
+import os
+import pickle
 import random
+import re
+import signal
 import time
 import uuid
 from functools import partial
@@ -13,15 +17,20 @@ from importlib.util import resolve_name
 from typing import Any, NoReturn
 
 import structlog
-from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded
+from billiard.common import terminate_handler_fired
+from billiard.pool import soft_timeout_sighandler
+from billiard.process import current_process
+from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
 from .. import telemetry
+from ..contract import JobDeclarationError
 from ..documents import NotJsonError, encode
 from . import results
 from .connection import patiently
+from .errors import describe, describe_traceback
 from .progress import JobCancelled
-from .record import envelope, queue_of, records
-from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, TimedOut
+from .record import envelope, owner, queue_of, records
+from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, TimedOut, TransientError
 from .submission import P, R, SubmittableTask
 
 log = structlog.get_logger(__name__)
@@ -31,6 +40,18 @@ DROPPED = {
     "skipped": ("task-revoked", "skipped"),
     "cancelled": ("task-revoked", "cancelled"),
 }
+
+NAME = re.compile(r"[\w.-]+")
+LARGEST_ERROR = 65_536  # bytes of an exception, pickled
+REJECTED_FOR = 1.0  # seconds until a job that rejected its message with requeue=True runs again
+
+
+class StandIn(Exception):
+    """For Celery's results and signals, in place of an error that must not leave its process; `__cause__` is that one.
+
+    What is no Exception ends the process that meets it, a MemoryError Celery's main process; others cannot be pickled,
+    or are megabytes long.
+    """
 
 
 class JobTask(SubmittableTask[P, R]):
@@ -43,16 +64,24 @@ class JobTask(SubmittableTask[P, R]):
     singleton: str | None = None
     outcome: bool = False
 
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Refuse a name that would be taken apart in our keys and metrics."""
+        if cls.name and not NAME.fullmatch(cls.name):
+            raise JobDeclarationError(f"job {cls.name!r}: a name has letters, digits and _ . - only")
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         request = self.request
         if request.called_directly or request.is_eager:
             return self.run(*args, **kwargs)
-        owner = uuid.uuid4().hex
+        holder = f"{owner(os.getpid())}{uuid.uuid4().hex}"
         attempt = (request.retries or 0) + 1
+        heed_soft_limit(True)
         run = telemetry.Run("celery", str(self.name), queue_of(request), str(request.id), attempt, envelope(request))
-        request.update(owner=owner, run=run)
+        request.update(owner=holder, run=run)
+        action = ""
         try:
-            action, detail = patiently(partial(records().start, request, owner, str(self.name), self.singleton))
+            action, detail = patiently(partial(records().start, request, holder, str(self.name), self.singleton))
             if action == "run":
                 return self._run(args, kwargs)
             if action == "duplicate":  # another job did this already, under the same key
@@ -72,23 +101,28 @@ class JobTask(SubmittableTask[P, R]):
             raise Ignore(*DROPPED.get(detail if action == "finished" else action, ()))
         except Snooze as snooze:
             self._snooze(snooze.delay, snooze.why)
-        except (Retry, Ignore, Reject):
+        except (Retry, Ignore, Reject, WorkerShutdown, WorkerTerminate):
             raise
         except JobCancelled:
             self._cancelled()
         except SoftTimeLimitExceeded:
-            if records().field(str(request.id), "cancel"):
+            if action != "run":  # Redis has not answered: it has not begun
+                raise Reject("not begun within its limit", requeue=True) from None
+            if patiently(partial(records().field, str(request.id), "cancel")):
                 self._cancelled()
             taken = time.monotonic() - run.began
             if taken < (self.soft_time_limit or 0) - 1:
                 self._snooze(0, "interrupted")  # the signal was meant for the job before this one
             self._fail(TimedOut(f"stopped by its soft limit after {taken:.0f} s"))
-        except Exception as error:
+        except BaseException as error:
+            if terminate_handler_fired():  # a signal ends this process; its job will be taken over
+                raise
             self._fail(error)
 
     def replace(self, sig: Any) -> Any:
         """As in Celery: another job, or workflow, takes this one's place and id, and what waits for it."""
         if not self.request.called_directly and not self.request.is_eager:
+            self.request.update(replaced=True)
             fields = {"message": f"replaced by {sig.name}", "follows": 1}
             patiently(partial(records().finish, self.request, "queued", "replaced", **fields))
         return super().replace(sig)
@@ -100,12 +134,31 @@ class JobTask(SubmittableTask[P, R]):
             values = self.bind_arguments(args, kwargs)
         except (TypeError, ValueError) as error:
             raise PermanentError(f"the payload does not fit {self.name}: {error}") from error
-        result = self.run(*args, **kwargs) if values is None else self.run(**values)
+        try:
+            result = self.run(*args, **kwargs) if values is None else self.run(**values)
+        except (Ignore, Reject, Retry) as wish:
+            return self._obey(wish)
+        finally:
+            heed_soft_limit(False)
         try:
             encoded = encode({"ok": True, "value": result} if self.outcome else result)
         except NotJsonError as error:
             raise PermanentError(f"{self.name} returned {type(result).__name__}, which is not JSON: {error}") from error
         return results.keep(request, encoded)
+
+    def _obey(self, wish: Ignore | Reject | Retry) -> NoReturn:
+        """Give a job that raised one of Celery's own exceptions an end or another run; Celery drops some in silence."""
+        if self.request.get("replaced"):
+            raise wish
+        if isinstance(wish, Ignore):
+            self._cancelled(f"ignored by the job: {wish}")
+        if isinstance(wish, Reject):
+            if wish.requeue:
+                raise Snooze(REJECTED_FOR, f"rejected by the job: {wish.reason}") from wish
+            raise PermanentError(f"rejected by the job: {wish.reason}") from wish
+        if wish.sig is None:  # not by `retry()`, which has sent the message of the next run
+            raise TransientError(str(wish), wish.when if isinstance(wish.when, (int, float)) else None) from wish
+        raise wish
 
     def _send_again(self, delay: float, *, retries: int = 0, snoozes: int = 0) -> None:
         """Send this job's message once more, due in `delay` s; with no retry or snooze added it counts as the same."""
@@ -122,16 +175,38 @@ class JobTask(SubmittableTask[P, R]):
         patiently(partial(records().finish, self.request, "scheduled", "snoozed", **fields))
         raise Ignore("task-retried", why)
 
-    def _cancelled(self) -> NoReturn:
-        self.backend.mark_as_revoked(str(self.request.id), "cancelled", request=self.request)
-        raise Ignore("task-revoked", "cancelled")
+    def _cancelled(self, why: str = "cancelled") -> NoReturn:
+        self.request.update(why=why)
+        self.backend.mark_as_revoked(str(self.request.id), why, request=self.request)
+        raise Ignore("task-revoked", why)
 
-    def _fail(self, error: Exception) -> NoReturn:
+    def _fail(self, error: BaseException) -> NoReturn:
         self.request.run.failed(error)
+        self.request.update(error=describe(error), error_traceback=describe_traceback(error))
         decision = self.retry_policy.decide((self.request.retries or 0) + 1, error)
         if isinstance(decision, str):
             self.request.update(reason=decision)
-            raise error
+            raise portable(error)
         self._send_again(decision, retries=1)
         self.request.update(due_at=time.time() + decision)
-        raise Retry(exc=error, when=decision) from error
+        raise Retry(exc=portable(error), when=decision) from error
+
+
+def heed_soft_limit(heeded: bool) -> None:
+    """In a pool process: a body that has ended kept its limit, however long Redis takes to record the end."""
+    if current_process().name != "MainProcess":
+        signal.signal(signal.SIGUSR1, soft_timeout_sighandler if heeded else signal.SIG_IGN)
+
+
+def portable(error: BaseException) -> Exception:
+    """The error if Celery can take it to its main process as it is, else a StandIn."""
+    try:
+        pickled = pickle.dumps(error)
+        if isinstance(error, Exception) and not isinstance(error, MemoryError) and len(pickled) <= LARGEST_ERROR:
+            pickle.loads(pickled)
+            return error
+    except BaseException:  # an error's own code runs here
+        pass
+    stand_in = StandIn(describe(error))
+    stand_in.__cause__ = error
+    return stand_in

@@ -7,25 +7,45 @@ no message into one the consumer can refuse. Keys and message format stay kombu'
 see what they expect.
 """
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib.resources import files
 from queue import Empty
-from time import monotonic, time
+from time import monotonic
 from typing import Any
 
 import kombu.transport
 from celery.worker import state
-from kombu.transport import redis
+from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps, loads
 
+from ..settings import settings
 from .connection import UNAVAILABLE
 from .connection import redis as redis_client
 
 AFTER_EACH_STEP = "local function after(reply) return reply end\n"  # nothing: the messages themselves tell the backlog
 INDEX = "unacked_index"  # kombu's sorted set of unacknowledged deliveries, scored by time
 TAKE = (files(__package__ or "") / "transport.lua").read_text(encoding="utf-8")
+
+# Times are those of Redis' clock: a worker's, an hour ahead, would take all deliveries from the others.
+# KEYS: index, unacked hash. ARGV: seconds after which a delivery is overdue, how many.
+OVERDUE = """local until_then = redis.call('TIME')[1] - ARGV[1]
+local tags = redis.call('ZRANGE', KEYS[1], '-inf', until_then, 'BYSCORE', 'LIMIT', 0, ARGV[2])
+return #tags == 0 and {} or {tags, redis.call('HMGET', KEYS[2], unpack(tags))}"""
+# KEYS: index, unacked hash, message list. ARGV: seconds as above, delivery tag, message.
+RESTORE = """local taken_at = redis.call('ZSCORE', KEYS[1], ARGV[2])
+if not taken_at or tonumber(taken_at) > redis.call('TIME')[1] - ARGV[1] then return end
+redis.call('ZREM', KEYS[1], ARGV[2])
+if redis.call('HDEL', KEYS[2], ARGV[2]) == 1 then redis.call('RPUSH', KEYS[3], ARGV[3]) end"""
+# KEYS: index. ARGV: delivery tags.
+RENEW = """local time = redis.call('TIME')
+for _, tag in ipairs(ARGV) do redis.call('ZADD', KEYS[1], 'XX', time[1] + time[2] / 1e6, tag) end"""
+UNDECODABLE = "application/x-undecodable"  # the content type of what is no message
+HANDED_BACK = 1e9  # seconds: only a delivery whose time is set to 0 is older
+AT_ONCE = 100  # messages put back in one look
+SILENCE = 5.0  # seconds without an answer of Redis that make an outage
 
 # KEYS: message list, wake list. ARGV: message. The token may expire: an idle worker looks every second anyway.
 PUT = """redis.call('LPUSH', KEYS[1], ARGV[1])
@@ -40,6 +60,8 @@ class QoS(redis.QoS):
     """
 
     taken: str | None = None
+    answered_at = -math.inf  # when Redis last answered this process's look (monotonic)
+    back_since = -math.inf  # since when it answers, after an outage
 
     def append(self, message: Any, delivery_tag: str) -> None:
         if delivery_tag == self.taken:
@@ -61,6 +83,31 @@ class QoS(redis.QoS):
         redis_client().zadd(self.unacked_index_key, {delivery_tag: 0}, xx=True)
         return super(redis.QoS, self).ack(delivery_tag)
 
+    def restore_visible(self, *_: Any, **__: Any) -> None:
+        """Put overdue deliveries back into their queues: their worker is dead, or has handed them back.
+
+        Not within a renewal after an outage, which let all deliveries look overdue: living workers renew theirs first.
+        """
+        now = monotonic()
+        if now - QoS.answered_at > SILENCE:
+            QoS.back_since = now
+        settled = now - QoS.back_since > settings().renewal
+        after = settings().lease if settled else HANDED_BACK
+        with self.channel.conn_or_acquire() as client:
+            keys = self.unacked_index_key, self.unacked_key
+            tags, texts = client.eval(OVERDUE, 2, *keys, after, AT_ONCE) or ((), ())
+            QoS.answered_at = monotonic()
+            for tag, text in zip(tags, texts, strict=True):
+                list_name, message = self._redelivered(text) if text else ("", "")
+                client.eval(RESTORE, 3, *keys, list_name, after, tag, message)
+
+    def _redelivered(self, text: bytes) -> tuple[str, str]:
+        """The list for a message that is put back, and its text."""
+        message, exchange, routing_key = loads(text.decode("utf-8", "replace"))
+        message["properties"]["delivery_info"]["redelivered"] = True
+        priority = self.channel._get_message_priority(message)
+        return self.channel._q_for_pri(self.channel._lookup(exchange, routing_key)[0], priority), dumps(message)
+
     def restore_unacked(self, client: Any = None) -> None:
         """When a channel closes, what does not run is due again at once; what runs is settled when it ends."""
         delivered: Any = self._delivered
@@ -71,10 +118,22 @@ class QoS(redis.QoS):
         delivered.clear()
 
 
+class Message(virtual.Message):
+    """A body that cannot be read becomes one that the consumer can refuse; kombu's error would end the worker."""
+
+    def __init__(self, payload: Any, channel: Any = None, **options: Any) -> None:
+        try:
+            super().__init__(payload, channel, **options)
+        except (AttributeError, LookupError, TypeError, ValueError):
+            properties = {**payload["properties"], "body_encoding": None}
+            kept = {"body": str(payload.get("body")), "content-type": UNDECODABLE, "content-encoding": "utf-8"}
+            super().__init__({**payload, **kept, "properties": properties}, channel, **options)
+
+
 class TakingChannel:
     """What our channels add to kombu's; kombu calls the methods that read the blocking connection `_brpop_*`."""
 
-    QoS = QoS
+    QoS, Message = QoS, Message
     _idle = False
 
     def _get_message_priority(self: Any, message: dict[str, Any], reverse: bool = False) -> int:
@@ -99,7 +158,7 @@ class TakingChannel:
             command = ["BRPOP", *(f"{queue}:wake" for queue in queues), timeout or self.brpop_timeout]
         else:
             keys = [self.unacked_key, self.unacked_index_key, *queues]
-            command = ["EVAL", TAKE, len(keys), *keys, time(), self.sep, len(self.priority_steps)]
+            command = ["EVAL", TAKE, len(keys), *keys, self.sep, len(self.priority_steps)]
         self.client.connection.send_command(*command)
 
     def _brpop_read(self: Any, **options: Any) -> bool:
@@ -115,9 +174,10 @@ class TakingChannel:
             if not reply:
                 self._idle = True
                 raise Empty
-            queue, item = bytes_to_str(reply[0]), loads(bytes_to_str(reply[1]))
+            queue, item = bytes_to_str(reply[0]), loads(reply[1].decode("utf-8", "replace"))
             self._queue_cycle.rotate(queue)
             self.qos.taken = item["properties"]["delivery_tag"]
+            item["properties"]["delivery_info"].update(exchange="", routing_key=queue)  # whatever its sender wrote
             self.connection._deliver(item, queue)
             return True
         finally:
@@ -145,10 +205,10 @@ class SentinelTransport(redis.SentinelTransport):
     Channel = SentinelChannel
 
 
-def renew(pipe: Any, delivery_tags: Sequence[str]) -> None:
+def renew(client: Any, delivery_tags: Sequence[str]) -> None:
     """A worker still has these in hand: no other may take them for another `lease`."""
     if delivery_tags:
-        pipe.zadd(INDEX, dict.fromkeys(delivery_tags, time()), xx=True)
+        client.eval(RENEW, 1, INDEX, *delivery_tags)
 
 
 def hand_back(client: Any, delivery_tags: Sequence[str]) -> None:

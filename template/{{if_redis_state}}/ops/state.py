@@ -6,7 +6,6 @@ jobs.
 """
 
 import asyncio
-import time
 from inspect import isawaitable
 from typing import Any
 
@@ -26,7 +25,7 @@ MIGRATIONS: dict[int, str] = {}
 
 KEY = "state:format"
 TAKE_OVER = """
-local wanted, silent_since = tonumber(ARGV[1]), tonumber(ARGV[2])
+local wanted, silent_since = tonumber(ARGV[1]), redis.call('TIME')[1] - ARGV[2]
 local found = tonumber(redis.call('GET', KEYS[1]) or 1)
 local live = {}
 if found < wanted then
@@ -74,7 +73,7 @@ async def _taken_over() -> list[Any]:
     """The format that was found, then the workers that stand against a change of it."""
     migrations = "".join(f"[{number}] = function()\n{code}\nend," for number, code in MIGRATIONS.items())
     client: Any = connect()
-    answer = client.eval(TAKE_OVER % migrations, 1, KEY, FORMAT, time.time() - 3 * settings().renewal)
+    answer = client.eval(TAKE_OVER % migrations, 1, KEY, FORMAT, 3 * settings().renewal)
     try:
         return await answer if isawaitable(answer) else answer  # the client of an asyncio stack is asynchronous
     finally:

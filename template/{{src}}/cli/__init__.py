@@ -71,7 +71,7 @@ if (found := find_spec("..api", __package__)) and found.origin:
 @app.command()
 def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue; may be repeated.")] = None) -> None:
     """Run jobs; on SIGTERM finish or hand back what runs."""
-    _check()
+    _check(beats=True)
     from ..ops.worker import run_worker
 
     run_worker(queue or None)
@@ -80,7 +80,7 @@ def worker(queue: Annotated[list[str] | None, typer.Option(help="Only this queue
 @app.command()
 def scheduler() -> None:
     """Submit recurring jobs when they are due."""
-    _check()
+    _check(beats=True)
     from ..ops.schedules import run_scheduler
 
     run_scheduler()
@@ -122,11 +122,16 @@ def main() -> None:
         sys.exit(exit_code)
 
 
-def _check() -> None:
-    """Refuse wrong settings at once, before the job stack has loaded; then state that is not for this release."""
+def _check(*, beats: bool = False) -> None:
+    """Refuse wrong settings at once, before the job stack has loaded; then state that is not for this release.
+
+    `beats`: the process leaves a heartbeat file, which must be possible.
+    """
     from ..settings import settings
 
     settings()
+    if beats:
+        import_module("..health", __package__).require_run_dir()
     if find_spec("..ops.state", __package__):
         import_module("..ops.state", __package__).check()
 

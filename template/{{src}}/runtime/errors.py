@@ -33,7 +33,8 @@ def shorten(text: str, limit: int = TEXT_BYTES) -> str:
     encoded = text.encode("utf-8", "backslashreplace")
     if len(encoded) <= limit:
         return encoded.decode()
-    return f"{encoded[:limit].decode('utf-8', 'ignore')} … ({len(encoded)} bytes)"
+    note = f" … ({len(encoded)} bytes)"
+    return encoded[: limit - len(note.encode())].decode("utf-8", "ignore") + note
 
 
 def shorten_traceback(text: str, limit: int = TRACEBACK_BYTES) -> str:

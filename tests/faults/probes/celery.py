@@ -1,6 +1,9 @@
 """Jobs that the tests of faults submit."""
 
 import time
+import warnings
+
+from celery.exceptions import Ignore, Reject, Retry  # ty: ignore[import-not-found]
 
 from ..runtime import (  # ty: ignore[import-not-found]
     AdaptivePoll,
@@ -12,6 +15,7 @@ from ..runtime import (  # ty: ignore[import-not-found]
     current_job,
     job,
     lock,
+    progress,
 )
 from .endings import end
 from .probes import attempt, effects, tell  # ty: ignore[import-not-found]
@@ -103,3 +107,60 @@ def polls(seconds: float) -> None:
 def refused(retry_after: float) -> None:
     """Be refused, and asked to come back later."""
     raise TransientError("429 too many requests", retry_after=retry_after)
+
+
+SURROGATE = "half an emoji \ud83d, and \x00"
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+def says(label: str, how: str) -> str:
+    """Give a text that cannot be encoded, and megabytes of it, to each way to report there is; then succeed."""
+    tell(label)
+    text, first = SURROGATE + "x" * 5_000_000, len(effects(label)) == 1
+    if how == "progress":
+        progress(stage=text, message=text)
+    if how == "retry" and first:
+        raise TransientError(text, retry_after=0.1)
+    if how == "snooze" and first:
+        raise Snooze(0.1, text)
+    return label
+
+
+@job(queue="default", retry=RetryPolicy(attempts=3, base=0.1, cap=0.2), no_key_because="it only reports")
+def wishes(label: str, kind: str) -> str:
+    """Raise one of Celery's own exceptions, at first."""
+    tell(label)
+    first = len(effects(label)) == 1
+    if kind == "ignore":
+        raise Ignore("not needed")
+    if kind == "reject":
+        raise Reject("not mine", requeue=False)
+    if kind == "reject and requeue" and first:
+        raise Reject("not now", requeue=True)
+    if kind == "retry()" and first:
+        raise wishes.retry(countdown=0.1)
+    if kind == "bare Retry" and first:
+        raise Retry("not now", when=0.1)
+    if kind == "warning":
+        warnings.simplefilter("error")
+        try:
+            warnings.warn("as an error", stacklevel=1)
+        finally:
+            warnings.resetwarnings()
+    return label
+
+
+@job(queue="default", retry=None)
+def holds(label: str, until_effect: str) -> str:
+    """Work until an effect of this label is there; then one more, and the end."""
+    tell(label)
+    while not effects(until_effect):
+        time.sleep(0.1)
+    tell(f"{label} end")
+    return label
+
+
+@job(queue="default", retry=None)
+def echoes(value: object) -> object:
+    """What it was given."""
+    return value
