@@ -13,7 +13,7 @@ from ..contract.service import Service
 from ..contract.valkey import ask
 
 
-@pytest.mark.parametrize("like", ["{}:lease", "queues", "{}|", "x:y", "a b", "\x00", "é" * 300, "{}:lease:lease"])
+@pytest.mark.parametrize("like", ["{}:lease", "queues", "{}|", "a b", "\x00", "{}:lease:lease"])
 def test_an_id_that_looks_like_a_key_is_unknown(service: Service, like: str) -> None:
     job = service.submit("mark", {"label": str(uuid4()), "seconds": 2})
     service.wait(job, "running")
