@@ -134,6 +134,7 @@ def test_of_a_backlog_no_more_run_at_once_than_there_are_slots_and_a_drain_loses
         jobs = json.loads(subprocess.check_output(command, cwd=service.folder, env=service.environment, text=True))
         for done in (100, 300, 500):
             worker = service.start_worker()
+            service.wait_for_workers(1)  # before that, SIGTERM ends it at once
             until(lambda done=done: service.metric("jobs_finished_total", outcome="succeeded") >= done, 20)
             assert worker.stop(within=15) == 0
         service.start_worker()

@@ -14,6 +14,7 @@ import pytest
 from ..contract.installed import Installed
 from ..contract.processes import free_ports, until
 from ..contract.service import Service, running
+from ..contract.valkey import ask
 
 AHEAD = """
 import time
@@ -215,3 +216,31 @@ def test_a_worker_whose_clock_is_an_hour_ahead_takes_nothing_and_dies_like_other
         service.wait_for_workers(1, within=15)
         service.workers[0].stop()
         until(lambda: not service.health()["ok"], 15)
+
+
+def test_while_redis_refuses_writes_no_job_is_lost_or_run_twice_and_callers_hear_of_it(installed: Installed) -> None:
+    """As with too few replicas: reads are answered."""
+    with running(installed, lease=3, renewal=1) as service:
+        jobs = [
+            service.submit("mark", {"label": "ends meanwhile", "seconds": 3}),
+            service.submit("locked", {"name": "ends meanwhile", "seconds": 3}),
+            service.submit("steps", {"seconds": 0.6}),
+        ]
+        service.told("ends meanwhile")
+        service.told("start ends meanwhile")
+        ask(service, "CONFIG", "SET", "min-replicas-to-write", "1")
+        try:
+            began = time.monotonic()
+            assert service.post("noop").status_code == 503
+            assert time.monotonic() - began < 3
+            health = service.http.get("/health/jobs")
+            assert (health.status_code, health.json()["broker"]) == (503, False)
+            service.told("end ends meanwhile")
+            until(lambda: time.monotonic() - began > 6, 10)
+        finally:
+            ask(service, "CONFIG", "SET", "min-replicas-to-write", "0")
+        for job in jobs:
+            assert service.wait(job, within=30)["attempts"] == 1
+        assert [len(service.effects(label=label)) for label in ("ends meanwhile", "start ends meanwhile")] == [1, 1]
+        until(lambda: service.health()["ok"], 30, service.health)
+        service.wait(service.submit("locked", {"name": "ends meanwhile", "seconds": 0}), within=30)

@@ -7,14 +7,14 @@ holds a slot. Here it snoozes: it goes back to its queue, due later.
 import math
 import random
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..settings import settings
-from .connection import redis
+from .connection import patiently, redis
 from .progress import current_job
 from .record import job_key, records
 from .retry import Snooze
@@ -32,6 +32,11 @@ redis.call('SET', KEYS[2], look, 'PX', math.ceil((look - now) * 1000) + 1000)
 return tostring(look - now)
 """
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
+
+
+async def _ask(script: Callable[..., Awaitable[Any]], keys: list[str], values: list[Any]) -> Any:
+    """A job waits for Redis, or its run would end for nothing; any other caller gets the error."""
+    return await (patiently(lambda: script(keys, values)) if current_job() else script(keys, values))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class TokenBucket:
 
     async def _take(self, record: str) -> float:
         keys = [f"limit:{self.name}", f"slots:{self.name}", record]
-        return float(await redis().register_script(BUCKET)(keys, [self.rate, self.burst, self.name]))
+        return float(await _ask(redis().register_script(BUCKET), keys, [self.rate, self.burst, self.name]))
 
 
 @asynccontextmanager
@@ -79,12 +84,12 @@ async def lock(name: str, *, ttl: float | None = None, wait: float = 2.0) -> Asy
         raise ValueError(f"lock {name!r}: ttl={ttl:g} must be above HARD_LIMIT={settings().hard_limit:g}")
     key, token = f"lock:user:{name}", uuid.uuid4().hex
     look = [token, int(ttl * 1000), wait, LOOKS]
-    if pause := float(await redis().register_script(LOCK)([key, f"look:{key}"], look)):
+    if pause := float(await _ask(redis().register_script(LOCK), [key, f"look:{key}"], look)):
         raise Snooze(pause, f"waiting for lock {name}")
     try:
         yield
     finally:
-        await redis().register_script(RELEASE)([key], [token])
+        await _ask(redis().register_script(RELEASE), [key], [token])
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ class AdaptivePoll:
         job = current_job()
         if job is None:
             raise RuntimeError("AdaptivePoll.again() is for running jobs")
-        last = float(await records().field(job.id, "poll_interval") or self.base / 2)
+        last = float(await patiently(lambda: records().field(job.id, "poll_interval")) or self.base / 2)
         interval = self.base if active else min(self.cap, 2 * last)
-        await records().update(job.id, poll_interval=interval, polls=job.polls + 1)
+        await patiently(lambda: records().update(job.id, poll_interval=interval, polls=job.polls + 1))
         raise Snooze(interval * random.uniform(1, 1.1), f"next poll in {interval:g} s")
