@@ -190,12 +190,12 @@ local function abort()
   end
 end
 
--- May a job be taken from the worker that holds it, when its lease is over? After an outage or a jump of this clock all leases
--- seem over while their workers live: those renew them first.
+-- May a job be taken from the worker that holds it, when its lease is over? After an outage, or a jump of this clock, that is long
+-- enough for leases to end, all seem over while their workers live: those renew them first. An idle worker looks each second.
 local function may_take_over()
   local last, steady = string.match(redis.call('GET', 'arq:clock') or '0 0', '^(%S+) (%S+)$')
   last, steady = tonumber(last), tonumber(steady)
-  if now - last > RENEWAL or now < last - 1 then steady = now end
+  if now - last > math.max(LEASE / 1000 - RENEWAL, 3) or now < last - 1 then steady = now end
   if now - last > 0.5 or now < last then
     redis.call('SET', 'arq:clock', string.format('%.3f %.3f', now, steady))
   end
