@@ -244,3 +244,10 @@ def test_while_redis_refuses_writes_no_job_is_lost_or_run_twice_and_callers_hear
         assert [len(service.effects(label=label)) for label in ("ends meanwhile", "start ends meanwhile")] == [1, 1]
         until(lambda: service.health()["ok"], 30, service.health)
         service.wait(service.submit("locked", {"name": "ends meanwhile", "seconds": 0}), within=30)
+
+
+def test_worker_and_scheduler_refuse_a_run_dir_that_cannot_be_written(served: Service, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for part in ("worker", "scheduler"):
+        said = served.cli(part, code=2, run_dir=tmp_path / "file" / "run")
+        assert f"RUN_DIR={tmp_path}/file/run cannot be written (Not a directory)" in said

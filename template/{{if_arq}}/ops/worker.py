@@ -256,8 +256,7 @@ class QueueWorker(Worker):
         """Leave: nobody waits for a job that does not stop."""
         with suppress(*UNAVAILABLE):
             await self.pool.hdel("workers", self.name)
-        with suppress(OSError):
-            health.heartbeat_file(self.name).unlink(missing_ok=True)
+        health.leave(self.name)
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
         with suppress(*UNAVAILABLE):
