@@ -176,14 +176,16 @@ def test_jobs_go_on_through_a_planned_failover_and_the_password_is_decoded(insta
     sentinel, first, second = free_ports(3)
     password = "p@ss/w:rd;%"
     url = f"sentinel://:p%40ss%2Fw%3Ard%3B%25@127.0.0.1:{sentinel}/0"
-    login = ("--requirepass", password, "--masterauth", password)
     service = Service(installed, {"REDIS_URL": url, "SENTINEL_MASTER": "jobs"})
     try:
-        start_node(service, first, *login)
-        start_node(service, second, *login, "--replicaof", f"127.0.0.1 {first}")
+        start_node(service, first)
+        start_node(service, second, "--replicaof", f"127.0.0.1 {first}")
         start_sentinel(service, sentinel, first)
-        ask(service, "SENTINEL", "SET", "jobs", "auth-pass", password, port=sentinel)
         until(lambda: f"127.0.0.1:{second}" in ask(service, "SENTINEL", "REPLICAS", "jobs", port=sentinel), 20)
+        ask(service, "SENTINEL", "SET", "jobs", "auth-pass", password, port=sentinel)
+        for node in (second, first):
+            ask(service, "CONFIG", "SET", "masterauth", password, port=node)
+            ask(service, "CONFIG", "SET", "requirepass", password, port=node)
         service.start_gateway()
         service.start_api()
         for _ in range(2):
@@ -196,7 +198,7 @@ def test_jobs_go_on_through_a_planned_failover_and_the_password_is_decoded(insta
             until(lambda charges=charges: len(service.charges()) >= charges, 60, f"{charges} charges")
             until(lambda: "OK" in failover(service, sentinel), 30, "a failover begins")
             until(
-                lambda master=master: f"b'{master}'" in ask(service, "SENTINEL", "MASTER", "jobs", port=sentinel),
+                lambda master=master: str(master) in ask(service, "SENTINEL", "MASTER", "jobs", port=sentinel),
                 30,
                 f"{master} is the master",
             )
