@@ -20,7 +20,7 @@ AsyncResult(sys.argv[1], app=app).revoke()
 def build(service: Service, construct: str) -> tuple[str, str, list[str]]:
     """The label of a workflow, the job that is special in it, and those that wait for that one."""
     label = str(uuid4())
-    builder = service.submit("builds_special", {"construct": construct, "label": label})
+    builder = service.submit("builds_special", {"shape": construct, "label": label})
     service.wait(builder)
     built = service.result(builder)
     return label, built["part"], built["waiting"]

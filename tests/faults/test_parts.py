@@ -91,7 +91,7 @@ class Flows:
 
     def build(self, construct: str, how: str) -> None:
         label = f"{construct}, {how}"
-        built = self.service.submit("builds", {"construct": construct, "how": how, "label": label}, queue="critical")
+        built = self.service.submit("builds", {"shape": construct, "how": how, "label": label}, queue="critical")
         self.found[construct, how] = Flow(label, how, built, [])
 
     def look_up(self) -> None:

@@ -73,6 +73,37 @@ def check() -> Iterator[tuple[str, str, str]]:
     for name, value in wanted.items():
         if (actual := app.conf[name]) != value:
             yield f"Celery {name}", f"is {actual!r}, the patterns need {value!r}", "leave it as in celery.py"
+    if app.conf.beat_schedule:
+        yield (
+            "Celery beat_schedule",
+            f"has {', '.join(app.conf.beat_schedule)}, which never run",
+            "use SCHEDULES in jobs/",
+        )
+    for name, task in sorted(app.tasks.items()):
+        if not name.startswith("celery."):
+            yield from _check_options(name, task)
+    with suppress(*UNAVAILABLE):
+        if strays := sum(redis().llen(f"celery{steps}") for steps in ("", "\x06\x163", "\x06\x166", "\x06\x169")):
+            yield (
+                "Redis list celery",
+                f"holds {strays} jobs that no worker reads",
+                "send them with queue=, one of queues.py's",
+            )
+
+
+def _check_options(name: str, task: Any) -> Iterator[tuple[str, str, str]]:
+    if not task.acks_late:
+        yield f"task {name}", "has acks_late=False: a worker that dies loses it", "leave that out"
+    if not task.reject_on_worker_lost:
+        yield f"task {name}", "has reject_on_worker_lost=False: a process that dies loses it", "leave that out"
+    if task.serializer != "json":
+        yield f"task {name}", f"has serializer={task.serializer!r}, which workers refuse", "leave that out"
+    if task.rate_limit:
+        yield (
+            f"task {name}",
+            f"has rate_limit={task.rate_limit!r}, which counts in each worker by itself",
+            "use TokenBucket",
+        )
 
 
 class JobRequest(Request):
@@ -215,6 +246,13 @@ steps = cast("dict[str, set[type]]", app.steps)
 steps["worker"].add(DrainLimit)
 steps["consumer"].add(LoopTicks)
 keeper: LeaseKeeper | None = None
+
+
+@signals.celeryd_after_setup.connect
+def _refuse_pools_without_limits(instance: Any, **_: Any) -> None:
+    pool = instance.pool_cls.__module__.rpartition(".")[2]
+    if pool in ("thread", "gevent", "eventlet"):
+        raise SystemExit(f"pool {pool!r} cannot stop a job at its limit: use prefork, the default, or solo to debug")
 
 
 @signals.worker_ready.connect

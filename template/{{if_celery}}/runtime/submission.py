@@ -83,6 +83,8 @@ class SubmittableTask(Task, Generic[P, R]):
         key = checked_key(idempotency_key or (self.key_of and values is not None and self.key_of(**values)))
         fingerprint = hashlib.sha256(to_json([args, kwargs])).hexdigest()[:32] if key else ""
         options = self.app.amqp.router.route(options, self.name, args, kwargs, self)
+        if (hard := options.get("time_limit")) and not options.get("soft_time_limit"):
+            options["soft_time_limit"] = hard * 0.9  # billiard looks at the hard limit only after the soft one
         if options.get("priority") is None:
             options["priority"] = self.job_priority
         checked_priority(options["priority"])

@@ -111,7 +111,7 @@ class JobTask(SubmittableTask[P, R]):
             if patiently(partial(records().field, str(request.id), "cancel")):
                 self._cancelled()
             taken = time.monotonic() - run.began
-            if taken < (self.soft_time_limit or 0) - 1:
+            if taken < ((request.timelimit or (None, None))[1] or self.soft_time_limit or 0) - 1:
                 self._snooze(0, "interrupted")  # the signal was meant for the job before this one
             self._fail(TimedOut(f"stopped by its soft limit after {taken:.0f} s"))
         except BaseException as error:

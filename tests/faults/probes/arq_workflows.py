@@ -55,10 +55,10 @@ def part_of(how: str, label: str) -> Any:
 
 
 @job(queue="default", retry=None)
-async def builds(ctx: Context, construct: str, how: str, label: str) -> dict[str, object]:
+async def builds(ctx: Context, shape: str, how: str, label: str) -> dict[str, object]:
     """Start a workflow; its result is the ids of the part, and of the jobs that cannot run without it."""
     part = part_of(how, label)
-    if construct == "reported":
+    if shape == "reported":
         fan_in = await group([part, mark.call(f"{label} fine")], gathers, f"{label} fan-in")
         return {"part": fan_in.removesuffix(".then") + ".0", "waiting": [fan_in]}
     last = await chain(part, mark.call(f"{label} one"), mark.call(f"{label} two"), on_error=handles)

@@ -100,9 +100,9 @@ def part_of(how: str, label: str, *, reported: bool) -> Any:
 
 
 @job(queue="default", retry=None)
-def builds(construct: str, how: str, label: str) -> dict[str, object]:
+def builds(shape: str, how: str, label: str) -> dict[str, object]:
     """Start a workflow; its result is the ids of the part, and of the jobs that cannot run without it."""
-    part = part_of(how, label, reported=construct == "reported")
+    part = part_of(how, label, reported=shape == "reported")
     fine, first, one, two = [step(mark, f"{label} {name}") for name in ("fine", "first", "one", "two")]
     fan_in, outer = fan_in_of(f"{label} fan-in"), fan_in_of(f"{label} outer")
     error = handles.s(label=f"{label} error")
@@ -122,7 +122,7 @@ def builds(construct: str, how: str, label: str) -> dict[str, object]:
         "chord, then chain": (lambda: chord([part, fine], chain(fan_in, one, two)), [fan_in, one, two]),
         "chord, then group": (lambda: chord([part, fine], group(one, two)), [one, two]),
     }
-    make, waiting = makes[construct]
+    make, waiting = makes[shape]
     make().apply_async()
     return {"part": part.options["task_id"], "waiting": [job.options["task_id"] for job in waiting]}
 
@@ -156,22 +156,22 @@ def deaf(label: str, seconds: float) -> str:
 
 
 @app.task(bind=True)
-def replaced(self: Any, label: str, construct: str) -> None:
+def replaced(self: Any, label: str, shape: str) -> None:
     """Let others do it."""
     by = {
         "job": lambda: mark.si(f"{label}-instead"),
         "chain": lambda: chain(mark.si(f"{label}-first"), mark.si(f"{label}-instead")),
         "group": lambda: group(mark.si(f"{label}-first"), mark.si(f"{label}-instead")),
     }
-    raise self.replace(by[construct]())
+    raise self.replace(by[shape]())
 
 
 @job(queue="default", retry=None)
-def builds_special(construct: str, label: str) -> dict[str, object]:
+def builds_special(shape: str, label: str) -> dict[str, object]:
     """As `builds`."""
     fine, one, two = [step(mark, f"{label}-{name}") for name in ("fine", "one", "two")]
     fan_in, error = fan_in_of(f"{label}-fan-in"), handles.s(label=f"{label}-error")
-    kind, _, by = construct.partition(", ")
+    kind, _, by = shape.partition(", ")
     of: Any = {"fails once": fails_once, "dies": dies_when_ended, "deaf": deaf, "replaced": replaced}[kind]
     part = step(of, label, *{"deaf": [4], "replaced": [by]}.get(kind, []))
     makes: dict[str, tuple[Callable[[], Any], list[Any]]] = {
