@@ -19,7 +19,7 @@ with workflow.unsafe.imports_passed_through():
         job,
         workflow_job,
     )
-    from .probes import tell  # ty: ignore[import-not-found]
+    from .probes import effects, tell  # ty: ignore[import-not-found]
 
 
 class Plan(BaseModel):
@@ -36,20 +36,21 @@ class Part(BaseModel):
     name: str
 
 
-async def work(seconds: float, then: str) -> None:
-    """Be cancelled, and do as if not."""
+async def work(label: str, then: str) -> None:
+    """Until `go`, which is there once the workflow was cancelled: before a heartbeat tells of it, or after that."""
     try:
-        await asyncio.sleep(seconds)
+        while not await effects(f"{label} go"):
+            await asyncio.sleep(0.05)
     except asyncio.CancelledError:
         if then == "heeds it":
             raise
         await asyncio.sleep(0.3)
-        if then == "fails":
-            raise PermanentError("not so") from None
-        if then == "fails for now":
-            raise TransientError("not yet") from None
-        if then == "snoozes":
-            raise Snooze(0.1) from None
+    if then == "fails":
+        raise PermanentError("not so")
+    if then == "fails for now":
+        raise TransientError("not yet")
+    if then == "snoozes":
+        raise Snooze(0.1)
 
 
 @job(queue="default", retry=RetryPolicy(attempts=4, base=0.1, cap=0.2), no_key_because="it only reports")
@@ -61,7 +62,7 @@ async def cancelled_part(part: Part) -> str:
         raise PermanentError("the first part fails")
     try:
         if part.name.startswith("first"):
-            await work(20, part.plan.then)
+            await work(part.plan.label, part.plan.then)
     finally:
         await tell(f"{part.plan.label} end", part=part.name)
     return part.name
