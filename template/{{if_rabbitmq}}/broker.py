@@ -8,6 +8,7 @@ import ssl
 from importlib import import_module
 from typing import Any
 
+from amqp import Message
 from celery.signals import celeryd_init
 from kombu import Queue
 
@@ -24,6 +25,7 @@ CONFIGURATION: dict[str, Any] = {
     "broker_use_ssl": TLS if URL.startswith("amqps") else None,
     "broker_transport_options": RETRIES,  # when a channel is opened; kombu would try for ever
     "broker_connection_timeout": REPLY_TIMEOUT,  # seconds for each step of the handshake
+    "broker_channel_error_retry": True,  # RabbitMQ closes a channel (CONSUMER_TIMEOUT): the worker stays
     "broker_heartbeat": 10,  # seconds; a worker that is silent for two of them loses its messages to the others
 }
 
@@ -35,14 +37,16 @@ def require() -> None:
 
 
 def ping() -> None:
-    """Return if the broker answers, RabbitMQ and Redis; else one of UNAVAILABLE is raised."""
+    """Return if RabbitMQ takes messages and Redis answers; else one of UNAVAILABLE is raised."""
     from .celery import app  # here, since the app's configuration needs this module
 
     redis().ping()
     with app.pool.acquire(block=True, timeout=REPLY_TIMEOUT) as connection:
 
         def ask() -> None:
-            connection.default_channel.exchange_declare("amq.direct", "direct", passive=True)
+            channel = connection.default_channel
+            channel.basic_publish(Message(""), routing_key="amq.ping")  # no such queue: RabbitMQ confirms and drops it
+            channel.connection.refuse_if_blocked()  # only to a connection that has sent something is an alarm reported
 
         connection.ensure(connection, ask, **RETRIES)()  # once more, if the pooled connection has died meanwhile
 
@@ -60,3 +64,4 @@ def declare() -> None:
 def _worker(**_: object) -> None:
     """What only a worker needs."""
     import_module(f"{__package__}.ops.deliveries")
+    import_module(f"{__package__}.ops.queue_watch")

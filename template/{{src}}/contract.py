@@ -131,6 +131,7 @@ class QueueStatus(BaseModel):
     oldest_age: float = Field(description="seconds the oldest due job has waited")
     workers: int = Field(description="live worker processes that read this queue")
     dead_letters: int = 0
+    problem: str | None = Field(default=None, description="what is wrong with the queue in the broker, and what to do")
 
 
 class DeadLetter(BaseModel):

@@ -105,6 +105,8 @@ def judge(
         limit = limits[queue.name]
         if not queue.workers:
             reasons.append(f"queue {queue.name} has no live worker")
+        if queue.problem:
+            reasons.append(f"queue {queue.name}: {queue.problem}")
         if queue.depth > limit.max_depth:
             reasons.append(f"queue {queue.name} holds {queue.depth} jobs, more than {limit.max_depth}")
         if queue.oldest_age > limit.max_age:

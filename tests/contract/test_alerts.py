@@ -216,7 +216,8 @@ def rules(watched: Watched) -> list[dict[str, Any]]:
 
 
 def test_each_alert_has_a_fault_that_causes_it(watched: Watched) -> None:
-    assert set().union(*(alerts for _, alerts, _ in FAULTS.values())) == set(watched.rules)
+    """Its metric for a queue that RabbitMQ lost is caused by tests/faults/test_rabbitmq_lost_queues.py."""
+    assert set().union(*(alerts for _, alerts, _ in FAULTS.values())) == set(watched.rules) - {"JobsQueueProblem"}
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -113,6 +113,7 @@ def test_each_alert_says_how_bad_what_with_numbers_and_where_to_look(monitored: 
                 "JobsScheduleNeverFired",
                 "JobsMetricsAbsent",
                 "JobsTargetDown",
+                "JobsQueueProblem",
             )
             assert rule["annotations"]["runbook_url"] == f"{base}#{name.lower()}"
 

@@ -35,7 +35,7 @@ class Size:
 
 
 LIMITS = {  # of the default service of each stack, its answers file left out; a rise is a decision (docs/decisions/)
-    "celery": Size(files=82, lines=9_600, runtime=2_200, deployed=8),
+    "celery": Size(files=84, lines=10_300, runtime=2_500, deployed=8),
     "arq": Size(files=82, lines=10_000, runtime=1_700, deployed=8),
     "temporal": Size(files=95, lines=11_300, runtime=1_600, deployed=8),
 }

@@ -211,10 +211,12 @@ def _gauges(queues: list[QueueStatus], schedules: list[ScheduleStatus]) -> Itera
         ("jobs_in_flight", "Jobs taken by a worker and not finished.", "in_flight"),
         ("jobs_dead_letter_depth", "Dead letters.", "dead_letters"),
         ("jobs_workers", "Live workers that read the queue.", "workers"),
+        ("jobs_queue_problem", "1 if something is wrong with the queue in the broker, see /health/jobs.", "problem"),
     ):
         family = GaugeMetricFamily(name, text, labels=["queue"])
         for queue in queues:
-            family.add_metric([queue.name], getattr(queue, attribute))
+            value = getattr(queue, attribute)
+            family.add_metric([queue.name], bool(value) if attribute == "problem" else value)
         yield family
     for name, text, attribute in (
         ("jobs_queue_max_depth", "Depth above which the queue is unhealthy, from queues.py.", "max_depth"),

@@ -100,7 +100,8 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(ContractError)
     async def contract_error(_: Request, error: ContractError) -> JSONResponse:
-        status, title = PROBLEMS.get(type(error), (409, "Refused"))
+        known = (found for kind, found in PROBLEMS.items() if isinstance(error, kind))
+        status, title = next(known, (409, "Refused"))
         headers = {"Retry-After": RETRY_AFTER} if status == 503 else None
         return problem(status, str(error), title=title, headers=headers)
 

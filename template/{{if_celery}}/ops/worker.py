@@ -39,16 +39,13 @@ from ..runtime.record import RENEW, envelope, is_job_id, owner, queue_of, record
 from ..runtime.routing import known_queue
 from ..runtime.task import StandIn
 from ..settings import settings
-from . import workers
+from . import repair, workers
 
 log = structlog.get_logger(__name__)
 
 
 def run_worker(queues: list[str] | None = None) -> None:
-    """Work on these queues (default: all), most urgent first, until SIGTERM; raises UnknownQueue.
-
-    Ends with SystemExit: 0 after SIGTERM, 1 after an error from which the worker cannot recover or a cold shutdown.
-    """
+    """Work on these queues (default: all), most urgent first; exits with 0 after SIGTERM, else 1."""
     broker.require()
     names = [known_queue(name) for name in queues] if queues else [queue.name for queue in QUEUES]
     chosen = [queue for queue in QUEUES if queue.name in names]
@@ -89,6 +86,7 @@ def check() -> Iterator[tuple[str, str, str]]:
                 f"holds {strays} jobs that no worker reads",
                 "send them with queue=, one of queues.py's",
             )
+    yield from repair.check()
 
 
 def _check_options(name: str, task: Any) -> Iterator[tuple[str, str, str]]:

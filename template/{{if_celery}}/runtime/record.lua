@@ -168,7 +168,7 @@ function steps.finish()
   if holder and holder ~= ARGV[3] then return 0 end  -- another worker took over meanwhile
 
   if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
-  if final(state) and was ~= 'running' then redis.call('HDEL', job, 'due_at') end
+  if final(state) then redis.call('HDEL', job, 'sent', was == 'running' and 'sent' or 'due_at') end
   if was ~= 'running' then redis.call('HSET', job, 'name', name, 'queue', queue) end
   redis.call('HSET', job, 'state', state, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
@@ -209,7 +209,7 @@ function steps.cancel()
   redis.call('HSET', job, 'cancel', 1)
   if redis.call('EXISTS', job .. ':lease') == 1 then return state end
   redis.call('HSET', job, 'state', 'cancelled', 'finished_at', ARGV[2])
-  redis.call('HDEL', job, 'due_at')
+  redis.call('HDEL', job, 'due_at', 'sent')
   give_back(slots)
   redis.call('SET', 'celery-task-meta-' .. id, ARGV[3], 'EX', RESULT_TTL)
   redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[3])

@@ -208,8 +208,11 @@ class Records:
         self, request: Context, state: State, outcome: str, *, result: str = "", letter: str = "", **fields: Any
     ) -> bool:
         """Write down how a run ended; False if the job had ended before or another worker has it now."""
-        pairs = [part for field, value in storable(fields).items() for part in (field, value)]
         again = seq(request) if state in ("retrying", "scheduled") else ""
+        if again != "":  # what the next message counts, should it have to be sent once more
+            fields["retries"] = (request.retries or 0) + (state == "retrying")
+            fields["snoozes"] = envelope(request)["snoozes"] + (state == "scheduled")
+        pairs = [part for field, value in storable(fields).items() for part in (field, value)]
         ended = self._step(
             "finish", request.id, request.id, time.time(), request.get("owner") or "", state, outcome, result,
             request.get("task") or "", queue_of(request), again, envelope(request)["key"], letter, *pairs,

@@ -17,6 +17,7 @@ import structlog
 from celery import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult
+from kombu.utils.json import dumps
 from pydantic import BaseModel
 from pydantic_core import to_json
 
@@ -33,6 +34,11 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+KEPT = frozenset({
+    "chain", "chord", "expires", "group_id", "group_index", "link", "link_error", "parent_id", "root_id", "shadow",
+    "soft_time_limit", "time_limit",
+})  # fmt: skip
+"""Options that a message has besides queue, priority and time: for one that is to be sent again (ops/repair.py)."""
 
 
 class SubmittableTask(Task, Generic[P, R]):
@@ -98,6 +104,7 @@ class SubmittableTask(Task, Generic[P, R]):
         with telemetry.sending("celery", str(self.name), options["queue"].name, job_id, delayed=delayed) as carried:
             head = {"key": key, "fingerprint": fingerprint, "submitted_at": time.time(), "snoozes": 0, **carried}
             record = self._record(job_id, head, options, parent, replay_of)
+            record["sent"] = dumps([args, kwargs, head, {name: options[name] for name in KEPT & options.keys()}])
             claimed = key if task_id is None or replay_of else ""  # a step of a workflow claims its key when it starts
             reserve = partial(records().reserve, job_id, str(self.name), claimed, fingerprint, record)
             take = partial(reserve, followers(options), take_over=bool(restart or replay_of))

@@ -21,6 +21,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     forgotten = now - settings().record_ttl
     with redis().pipeline(transaction=False) as pipe:
         pipe.hgetall("dead:queues")
+        pipe.mget([f"problem:{queue.name}" for queue in QUEUES])
         for queue in QUEUES:
             key = f"backlog:{queue.name}"
             pipe.zremrangebyscore(key, -forgotten, forgotten)  # of both kinds: messages that somebody purged
@@ -28,7 +29,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
             pipe.zcount(key, f"({now}", "+inf")
             pipe.zcount(key, *RUNNING)
             pipe.zrange(key, 0, "+inf", byscore=True, offset=0, num=1, withscores=True)
-        dead, *counts = pipe.execute()
+        dead, problems, *counts = pipe.execute()
     found = []
     for index, queue in enumerate(QUEUES):
         _, waiting, delayed, in_flight, oldest = counts[index * 5 : index * 5 + 5]
@@ -42,6 +43,7 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
                 oldest_age=max(0.0, now - oldest[0][1]) if oldest else 0.0,
                 workers=sum(queue.name in worker.queues for worker in alive),
                 dead_letters=int(dead.get(queue.name, 0)),
+                problem=problems[index],
             )
         )
     return found

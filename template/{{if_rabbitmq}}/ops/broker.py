@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
+from kombu.exceptions import OperationalError
+
 from ..contract import BrokerUnavailable
 from ..settings import is_loopback, settings
 from . import redis
@@ -20,13 +22,24 @@ def check() -> Iterator[tuple[str, str, str]]:
         yield "RABBITMQ_URL", f"{url.hostname} hears the password in plain text", "use amqps://"
     if (url.username or "guest") == "guest" and not is_loopback(url.hostname):
         yield "RABBITMQ_URL", "guest is known to everybody", "make a user with a password for this service"
-    from ..broker import declare
+    from ..broker import declare, ping
     from ..runtime.connection import UNAVAILABLE
+    from ..runtime.unserved import find_unserved
 
     try:
         declare()
+        for name in sorted(find_unserved()):
+            yield (
+                f"queue {name}",
+                "RabbitMQ lists it, but serves no consumer",
+                f"declare it again: queues repair {name}",
+            )
+        ping()
     except BrokerUnavailable as differs:
         problem, _, mend = str(differs).partition(". ")
         yield "RabbitMQ", problem, mend
+    except OperationalError as blocked:
+        if "alarm" in str(blocked):
+            yield "RabbitMQ", str(blocked), "free memory or disk on its node, or raise the limit"
     except UNAVAILABLE:  # not reachable from here
         return

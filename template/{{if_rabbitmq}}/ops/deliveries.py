@@ -7,7 +7,7 @@ our own count does not see). That would be a lost job; here it becomes a dead le
 import time
 from contextlib import suppress
 from threading import Thread
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 from celery import bootsteps
@@ -22,10 +22,12 @@ from ..runtime.connection import UNAVAILABLE, connect
 from ..runtime.dead_letters import JobConsumer
 from ..runtime.record import records
 from ..runtime.retry import PoisonError
+from ..runtime.transport import LoginRefusedError
 from ..topology import STOPPED
 
 log = structlog.get_logger(__name__)
 LOOK_EVERY = 1.0  # seconds at most between two looks
+REFUSED_FOR = 60.0  # seconds
 LATE = 0.15  # seconds by which Redis, looking ten times a second, may end a wait too late
 SHORT = 0.02  # seconds between looks when something is due sooner
 
@@ -39,13 +41,42 @@ class Topology(bootsteps.Step):
             broker.declare()
 
 
+class Login(bootsteps.Step):
+    """Waits where RabbitMQ refuses the login of a running worker, and ends it after REFUSED_FOR seconds.
+
+    A password or a virtual host is often right again soon. If it is not, whoever starts the worker again starts it with
+    the present one.
+    """
+
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        parent.connection_errors = (*parent.connection_errors, LoginRefusedError)
+        self.report = parent.on_connection_error_before_connected
+        self.first_refusal = self.latest_refusal = 0.0
+        parent.on_connection_error_before_connected = self.wait
+
+    def wait(self, error: Exception) -> None:
+        self.report(error)
+        if isinstance(error, LoginRefusedError):
+            now = time.monotonic()
+            if now - self.latest_refusal > REFUSED_FOR:
+                self.first_refusal = now  # one of an earlier time, which is over
+            if now - self.first_refusal > REFUSED_FOR:
+                raise error
+            self.latest_refusal = now
+            time.sleep(LOOK_EVERY)
+
+
 class Stopped(bootsteps.ConsumerStep):
     """Makes a dead letter of each message in the queue STOPPED."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
+    present: ClassVar[list[Consumer]] = []  # of the present connection
+
     def get_consumers(self, channel: Any) -> list[Consumer]:
-        return [Consumer(channel, [Queue(STOPPED)], on_message=self._keep, prefetch_count=1)]
+        Stopped.present = [Consumer(channel, [Queue(STOPPED)], on_message=self._keep, prefetch_count=1)]
+        return Stopped.present
 
     def start(self, c: Any) -> None:
         self.timer = c.timer
@@ -98,22 +129,30 @@ class DelayKeeper(Thread):
     def look(self) -> float:
         """Send what is due; answers the seconds until the next look."""
         due, following = delays.take(self.client, time.time())
+        refused: set[str] = set()
         for message in due:
-            options = {"retry": True, "retry_policy": app.conf.task_publish_retry_policy, **message.properties}
-            headers = dict(message.properties["application_headers"])
-            del options["application_headers"]
-            if delays.due_time(headers) > time.time():  # brought forward: it must not be parked again
-                headers["eta"] = None
-            with app.producer_or_acquire() as producer:
-                producer.publish(
-                    message.body,
-                    routing_key=message.queue,
-                    headers=headers,
-                    declare=[Queue(message.queue)],
-                    **options,
-                )
-            delays.sent(self.client, message)
+            if message.queue in refused:
+                continue  # it is tried again when MOVING is over
+            try:
+                self.send(message)
+            except UNAVAILABLE as error:
+                refused.add(message.queue)
+                log.warning("delayed jobs not sent on", queue=message.queue, error=repr(error))
+            else:
+                delays.sent(self.client, message)
         return min(LOOK_EVERY, following - time.time()) if following else LOOK_EVERY
+
+    @staticmethod
+    def send(message: delays.Due) -> None:
+        options = {"retry": True, "retry_policy": app.conf.task_publish_retry_policy, **message.properties}
+        headers = dict(message.properties["application_headers"])
+        del options["application_headers"]
+        if delays.due_time(headers) > time.time():  # brought forward: it must not be parked again
+            headers["eta"] = None
+        with app.producer_or_acquire() as producer:
+            producer.publish(
+                message.body, routing_key=message.queue, headers=headers, declare=[Queue(message.queue)], **options
+            )
 
 
 class DelayStep(bootsteps.StartStopStep):
@@ -130,4 +169,4 @@ class DelayStep(bootsteps.StartStopStep):
 
 steps = cast("dict[str, set[type]]", app.steps)
 steps["worker"].add(Topology)
-steps["consumer"] |= {Stopped, DelayStep}
+steps["consumer"] |= {Login, Stopped, DelayStep}

@@ -19,7 +19,8 @@ PRIORITIES = range(10)
 LOOKED_AT = 200  # messages per list, the oldest; of the others, delayed ones that no worker holds count as waiting
 
 
-def _list_name(queue: str, step: int) -> str:
+def list_name(queue: str, step: int) -> str:
+    """Kombu's list for this priority of a queue."""
     return f"{queue}:{step}" if step else queue
 
 
@@ -48,8 +49,8 @@ def queues(alive: list[WorkerStatus] | None = None) -> list[QueueStatus]:
     with redis().pipeline(transaction=False) as pipe:
         for queue in QUEUES:
             for step in PRIORITIES:
-                pipe.llen(_list_name(queue.name, step))
-                pipe.lrange(_list_name(queue.name, step), -LOOKED_AT, -1)
+                pipe.llen(list_name(queue.name, step))
+                pipe.lrange(list_name(queue.name, step), -LOOKED_AT, -1)
         pipe.hvals("unacked")
         pipe.hgetall("dead:queues")
         *lists, unacked, dead = pipe.execute()

@@ -3,6 +3,8 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -16,6 +18,8 @@ dead_letters = typer.Typer(help="Jobs that a person must look at.", no_args_is_h
 app.add_typer(dead_letters, name="dead-letters")
 schedules = typer.Typer()
 app.add_typer(schedules, name="schedules")
+queues = typer.Typer()
+app.add_typer(queues, name="queues")
 
 OnlyJob = Annotated[str | None, typer.Option(help="Only of this job.")]
 OnlyQueue = Annotated[str | None, typer.Option(help="Only of this queue.")]
@@ -26,13 +30,37 @@ ScheduleName = Annotated[str, typer.Argument(metavar="NAME", show_default=False)
 NO_LIMIT = 1_000_000
 
 
-@app.command()
-def queues(as_json: Json = False) -> None:
+@queues.callback(invoke_without_command=True)
+def list_queues(context: typer.Context, as_json: Json = False) -> None:
     """Show the backlog of each queue."""
     from .display import show_all
 
-    fields = ("name", "depth", "waiting", "delayed", "in_flight", "oldest_age", "workers", "dead_letters")
-    show_all(asyncio.run(promptly(load_engine().queues())), fields, as_json=as_json)
+    if context.invoked_subcommand is None:
+        fields = (
+            "name",
+            "depth",
+            "waiting",
+            "delayed",
+            "in_flight",
+            "oldest_age",
+            "workers",
+            "dead_letters",
+            "problem",
+        )
+        show_all(asyncio.run(promptly(load_engine().queues())), fields, as_json=as_json)
+
+
+if find_spec("..ops.repair", __package__):
+
+    @queues.command()
+    def repair(
+        queue: Annotated[str | None, typer.Argument(metavar="[QUEUE]", show_default=False)] = None,
+        cancel: Annotated[bool, typer.Option("--cancel", help="Cancel them instead, and free their keys.")] = False,
+    ) -> None:
+        """Send the jobs again whose messages the broker has lost, of one queue or of all."""
+        load_engine()
+        for name, count in import_module("..ops.repair", __package__).repair(queue, cancel=cancel).items():
+            print(f"{name}: {count} jobs {'cancelled' if cancel else 'sent again'}")
 
 
 @schedules.callback(invoke_without_command=True)
