@@ -59,7 +59,7 @@ class Command:
 
 @dataclass(eq=False)
 class Rule:
-    """Which commands get an answer: those named `on` (`SET|HSET`), or whose script is, with `having` in one argument."""
+    """Which commands get an answer: named `on` (`SET|HSET`), or whose script is, with `having` in one argument."""
 
     on: str
     answer: Answer

@@ -11,17 +11,16 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 from typing import Any, cast
 
-import structlog
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps, signals
 from celery.exceptions import Ignore, InvalidTaskError
-from celery.platforms import EX_FAILURE, EX_OK
+from celery.platforms import EX_FAILURE
 from celery.utils.nodenames import host_format
 from celery.worker import state
 from celery.worker.control import control_command
@@ -32,16 +31,14 @@ from redis import Redis
 from .. import broker, health, telemetry
 from ..celery import app
 from ..queues import QUEUES
-from ..runtime import transport
-from ..runtime.connection import UNAVAILABLE, connect, redis
+from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.errors import describe
-from ..runtime.record import RENEW, envelope, is_job_id, owner, queue_of, records, require_envelope
+from ..runtime.record import envelope, is_job_id, queue_of, records, require_envelope
 from ..runtime.routing import known_queue
 from ..runtime.task import StandIn
 from ..settings import settings
 from . import repair, workers
-
-log = structlog.get_logger(__name__)
+from .leases import LeaseKeeper
 
 
 def run_worker(queues: list[str] | None = None) -> None:
@@ -151,67 +148,6 @@ class JobRequest(Request):
         context = copy_context()  # what is logged later in this process is not of this job
         request.update(run=context.run(telemetry.Run, "celery", *about, time.monotonic() - ran, error))
         context.run(call)
-
-
-class LeaseKeeper(threading.Thread):
-    """Renews deliveries, leases and singleton locks each `renewal` seconds; the `others` come after that.
-
-    Celery on Redis hands an unacknowledged message to another worker after `visibility_timeout`, also while its job
-    still runs or waits for its time; an hour's timeout instead leaves a killed worker's jobs for an hour. So it is
-    short (the lease), and this thread moves it on for all in hand, through long jobs, reconnects and the drain.
-    """
-
-    def __init__(self, worker: Any, others: Mapping[str, Callable[[Redis], None]]) -> None:
-        super().__init__(name="lease-keeper", daemon=True)
-        self.worker, self.draining = worker, False
-        self.client = connect()  # its own: a client shared over a fork could leave a lock held in the child
-        self.others = others
-
-    def run(self) -> None:
-        while True:
-            renewed = self._attempt("renew", self.renew)
-            for name, step in self.others.items():
-                self._attempt(name, partial(step, self.client))
-            time.sleep(settings().renewal if renewed else settings().renewal / 8)
-
-    @staticmethod
-    def _attempt(name: str, step: Callable[[], None]) -> bool:
-        """Whatever fails in a step, the next ones and the next round must come, or running jobs are started twice."""
-        try:
-            step()
-        except Exception as error:
-            log.warning("lease keeper: a step failed", step=name, error=describe(error))
-            return False
-        return True
-
-    def renew(self) -> None:
-        """One round."""
-        lease = int(settings().lease * 1000)
-        transport.renew(self.client, [request.message.delivery_tag for request in list(state.requests.values())])
-        held = [
-            part
-            for request in list(state.active_requests)
-            for part in (request.id, owner(request.worker_pid), request.name if request.task.singleton else "")
-        ]
-        self.client.eval(RENEW, 0, lease, *held)
-
-    def hand_back_and_exit(self) -> None:
-        """The drain time is over: stop what runs, put every message back, end the process."""
-        held = list(state.requests.values())
-        running = [request for request in held if request in state.active_requests and not request.acknowledged]
-        for request in running:
-            request.stopped = True
-            if request.worker_pid:
-                os.kill(request.worker_pid, signal.SIGKILL)
-        log.warning("drain time is over", handed_back=[request.id for request in running])
-        try:
-            for request in running:
-                request.hand_back()
-            transport.hand_back(self.client, [request.message.delivery_tag for request in held])
-        except UNAVAILABLE as error:
-            log.warning("not handed back, taken over when their lease ends", error=str(error))
-        telemetry.leave()
-        os._exit(self.worker.exitcode or EX_OK)
 
 
 class LoopTicks(bootsteps.StartStopStep):
