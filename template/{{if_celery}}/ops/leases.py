@@ -1,4 +1,4 @@
-"""Keep what a worker holds: its deliveries, the leases of its jobs, singleton locks; and hand all of it back at the end.
+"""Keep what a worker holds: deliveries, leases of jobs, singleton locks; and hand all of it back at the end.
 
 Leases that depend on anything else, a full disk or a slow look at the broker, end under jobs that run, and a second
 worker starts these beside the first.
