@@ -1,13 +1,19 @@
 """Celery's own idioms keep the service's promises, or are refused in words (docs/idioms/celery.md)."""
 
+import shutil
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from ..contract.installed import Installed
 from ..contract.processes import until
-from ..contract.service import Service
+from ..contract.service import Service, running
 from ..contract.valkey import ask
+
+PROBES = Path(__file__).parent / "probes" / "alone" / "celery_idioms.py"
 
 BEGIN = """
 from celery import group
@@ -26,6 +32,17 @@ REFUSED = {
     "import functools; job = functools.partial(print, 1)": "no function with a name",
     "class job: pass": "no function with a name",
 }
+
+
+@pytest.fixture(scope="module")
+def service(installed: Installed) -> Iterator[Service]:
+    """With jobs that break promises, which `doctor` finds: in no other test's service."""
+    probes = Path(shutil.copy(PROBES, installed.folder / "src" / installed.package / "jobs"))
+    try:
+        with running(installed) as started:
+            yield started
+    finally:
+        probes.unlink()
 
 
 def python(service: Service, code: str, *, fails: bool = False) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from kombu.utils.json import loads
 
 from ..celery import app
-from ..contract import FINAL
+from ..contract import FINAL, BrokerUnavailable
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.record import job_key, records
 from ..runtime.routing import known_queue
@@ -35,7 +35,7 @@ def check() -> Iterator[tuple[str, str, str]]:
         if any(counts.values()):
             time.sleep(settings().renewal)  # a message may just have been on its way to a worker
             counts = {name: min(count, counts[name]) for name, count in losses.count_lost().items()}
-    except (NotConfigured, *UNAVAILABLE):  # not reachable from here
+    except (BrokerUnavailable, NotConfigured, *UNAVAILABLE):  # not reachable from here; ops/broker.py says why
         return
     for name, count in counts.items():
         if count:

@@ -94,7 +94,7 @@ class SubmittableTask(Task, Generic[P, R]):
         if options.get("priority") is None:
             options["priority"] = self.job_priority
         checked_priority(options["priority"])
-        checked_delay(options.get("countdown") or 0)
+        checked_delay(max(options.get("countdown") or 0, 0))  # a negative one is due at once, as in Celery
         parent = self.app.current_worker_task
         reliably = patiently if parent else _once  # a job waits for the broker, a caller hears of it
         job_id = checked_id(str(task_id)) if task_id else str(uuid.uuid4())
