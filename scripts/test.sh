@@ -61,6 +61,13 @@ case $suite in
   celery | arq) set -- "$@" --stack "$suite" tests/contract ;;
   temporal) set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract ;;
   temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two
+  faults-rabbitmq) # as below
+    set -- "$@" --stack rabbitmq
+    case " $* " in
+      *" --all "*) set -- "$@" tests/faults ;;
+      *) for file in rabbitmq_lost_queues rabbitmq_refusals celery_repair parts; do set -- "$@" "tests/faults/test_$file.py"; done ;;
+    esac
+    ;;
   faults-*) set -- "$@" --stack "$stack" tests/faults ;;
   rabbitmq) # Celery with its other choices, in the files that these can change; the rest runs on Redis
     set -- "$@" --stack rabbitmq --answer schedules=database --answer 'monitoring=[prometheus, flower]'

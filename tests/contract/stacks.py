@@ -225,6 +225,7 @@ STACKS = {
             meaningless={
                 "test_settings.py::test_times_*[hard_limit-]": "no lock has a time to live: its holder lives or not",
                 "test_alerts.py::test_a_fault_*[killed scheduler]": "the server fires schedules, whoever declared them",
+                "test_parts.py::*": "it has no chains and chords; test_temporal_cancels.py has its constructs",
                 "test_schedules.py::test_after_*": "its server fires schedules by its own clock",
                 "test_sentinel.py::*": "it needs no Redis",
                 "test_waiting.py::*": "its server counts the rate (`per_second`) and wakes what waits",
