@@ -225,8 +225,8 @@ async def polling(stage: Stage) -> Row:
     seen = await stage.follow(submission.id, until=lambda job: job.state == "scheduled" and bool(job.due_at))
     pause = (seen.status.due_at or 0) - time.time()
     told(25 < pause <= 33, f"the next poll is due in {pause:.0f} s")
-    why = "no news: then in 60 s, up to 300 s; waiting spends no attempt"
-    return Row("poll_supplier", "adaptive polling", seen.status.attempts, seen.states, "polled; again in 30 to 33 s", why)
+    why = "no news: then in 60 s, up to 300 s, each up to a tenth later; waiting spends no attempt"
+    return Row("poll_supplier", "adaptive polling", seen.status.attempts, seen.states, "polled; again in 30 s", why)
 
 
 def _clock(moment: float | None) -> str:
