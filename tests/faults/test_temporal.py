@@ -95,7 +95,7 @@ def test_a_worker_that_cannot_write_its_folder_says_so(service: Service) -> None
     file.touch()
     worker = service.start_worker(run_dir=file)
     until(lambda: worker.returncode is not None, 60)
-    assert worker.returncode == 1
+    assert worker.returncode == 2
     assert "RUN_DIR=" in worker.log.read_text()
     assert "Traceback" not in worker.log.read_text()
 

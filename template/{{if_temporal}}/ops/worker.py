@@ -39,7 +39,7 @@ from ..runtime.errors import describe
 from ..runtime.job import jobs
 from ..runtime.routing import job_modules, known_queue
 from ..runtime.waiting import INTERNAL_QUEUE, Lock
-from ..settings import NotConfigured, settings
+from ..settings import settings
 from .brought import activities_of_jobs, workflows_of_jobs
 from .contained import ContainedRunner
 from .execution import JobInterceptor
@@ -180,12 +180,7 @@ async def _work(name: str, queues: Sequence[Queue]) -> int:
     for module in job_modules():
         import_module(module)
     workflows_of_jobs(), activities_of_jobs()
-    try:
-        health.beat(name)
-    except OSError as error:
-        raise NotConfigured(
-            f"RUN_DIR={settings().run_dir} cannot be written ({error}): name a folder that can"
-        ) from None
+    health.beat(name)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
