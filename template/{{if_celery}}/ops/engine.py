@@ -34,7 +34,7 @@ from ..engine import Engine
 from ..health import judge
 from ..large_results import LargeResultsUnavailable
 from ..runtime import dead_letters
-from ..runtime.bounds import is_ours
+from ..runtime.bounds import checked_delay, is_ours
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.control import JobControl
 from ..runtime.record import job_key, records, result_key
@@ -113,6 +113,7 @@ class CeleryEngine:
         if not isinstance(kwargs, dict):
             raise InvalidPayload(f"{name} takes a JSON object with its arguments, not {type(payload).__name__}")
         options: dict[str, Any] = {"queue": known_queue(queue)} if queue else {}
+        checked_delay(delay)
         if priority is not None:
             options["priority"] = priority
         try:
