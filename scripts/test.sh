@@ -65,7 +65,7 @@ case $suite in
     set -- "$@" --stack rabbitmq
     case " $* " in
       *" --all "*) set -- "$@" tests/faults ;;
-      *) for file in rabbitmq_lost_queues rabbitmq_refusals celery_repair; do set -- "$@" "tests/faults/test_$file.py"; done ;;
+      *) set -- "$@" tests/faults/test_celery_repair.py ;;
     esac
     ;;
   faults-*) set -- "$@" --stack "$stack" tests/faults ;;
