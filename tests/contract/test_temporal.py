@@ -427,7 +427,7 @@ def test_with_a_key_nothing_that_a_job_says_is_kept_in_plain_text(installed: Ins
         assert service.get(f"/dead-letters/{broken}")["payload"] == {"text": texts[2]}
         histories = [ask(service, HISTORY, workflow_of(job)) for job in (fine, large, broken)]
         seen = [secret.encode() in history for history in histories]
-        assert seen == [not encrypted, False, not encrypted]
+        assert seen == [not encrypted] * 3  # the large one in its progress, which is cut
         kept = [path for path in service.folder.rglob("*") if path.is_file() and path.parent.name != "logs"]
         in_plain = {path.relative_to(service.folder).parts[0] for path in kept if secret.encode() in path.read_bytes()}
         assert in_plain == (set() if encrypted else {"broker", "var"})

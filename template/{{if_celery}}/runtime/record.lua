@@ -170,6 +170,7 @@ function steps.finish()
   if final(state) then ARGV[#ARGV + 1], ARGV[#ARGV + 2] = 'finished_at', ARGV[2] end
   if final(state) then redis.call('HDEL', job, 'sent', was == 'running' and 'sent' or 'due_at') end
   if was ~= 'running' then redis.call('HSET', job, 'name', name, 'queue', queue) end
+  if not was then redis.call('HSETNX', job, 'priority', 5) end  -- Redis has lost the record meanwhile
   redis.call('HSET', job, 'state', state, unpack(ARGV, 12))
   redis.call('EXPIRE', job, RECORD_TTL)
   redis.call('DEL', job .. ':lease')
