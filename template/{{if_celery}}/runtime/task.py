@@ -12,8 +12,9 @@ import re
 import signal
 import time
 import uuid
-from functools import partial
+from functools import cache, partial
 from importlib.util import resolve_name
+from types import FrameType
 from typing import Any, NoReturn
 
 import structlog
@@ -76,7 +77,8 @@ class JobTask(SubmittableTask[P, R]):
             return self.run(*args, **kwargs)
         holder = f"{owner(os.getpid())}{uuid.uuid4().hex}"
         attempt = (request.retries or 0) + 1
-        heed_soft_limit(True)
+        SoftLimit.install()
+        SoftLimit.heeded = True
         run = telemetry.Run("celery", str(self.name), queue_of(request), str(request.id), attempt, envelope(request))
         request.update(owner=holder, run=run)
         action = ""
@@ -139,7 +141,7 @@ class JobTask(SubmittableTask[P, R]):
         except (Ignore, Reject, Retry) as wish:
             return self._obey(wish)
         finally:
-            heed_soft_limit(False)
+            SoftLimit.heeded = False
         try:
             encoded = encode({"ok": True, "value": result} if self.outcome else result)
         except NotJsonError as error:
@@ -192,10 +194,23 @@ class JobTask(SubmittableTask[P, R]):
         raise Retry(exc=portable(error), when=decision) from error
 
 
-def heed_soft_limit(heeded: bool) -> None:
-    """In a pool process: a body that has ended kept its limit, however long Redis takes to record the end."""
-    if current_process().name != "MainProcess":
-        signal.signal(signal.SIGUSR1, soft_timeout_sighandler if heeded else signal.SIG_IGN)
+class SoftLimit:
+    """Whether a soft limit interrupts: a body that has ended kept it, however long Redis takes to record the end."""
+
+    heeded = False
+
+    @staticmethod
+    @cache  # not at the fork: billiard installs its own after all that a pool process begins with
+    def install() -> None:
+        """Put ours in place of billiard's handler; in the main process there is none."""
+        if current_process().name != "MainProcess":
+            signal.signal(signal.SIGUSR1, SoftLimit.reached)
+
+    @staticmethod
+    def reached(number: int, frame: FrameType | None) -> None:
+        """Raise SoftTimeLimitExceeded in a body."""
+        if SoftLimit.heeded:
+            soft_timeout_sighandler(number, frame)
 
 
 def portable(error: BaseException) -> Exception:
