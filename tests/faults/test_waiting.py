@@ -93,6 +93,8 @@ def test_waiters_for_a_rate_limit_wake_as_often_as_there_are_tokens(waiting: Ser
     assert len(passed) / lasted >= 0.7 * RATE
     assert_as_fast(idle, busy)
     assert_within(times(waiting, bucket), RATE, 1)
+    log = waiting.workers[0].log.read_text(encoding="utf-8")
+    assert "job succeeded" in log and "snoozed" not in log, "a line for each wake-up is worth DEBUG"
 
 
 @MANY
