@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that must hold before a commit: the template's own code, every combination of answers, updates, the promises of a
-# running service on each stack, and a service's own tests. Four suites at a time, since each also waits; what does not hold
+# running service on each stack, and a service's own tests. Five suites at a time, since each also waits; what does not hold
 # beside the others, of a running service, must hold alone.
 #
 #     sh scripts/test.sh                 all of it
@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 . scripts/uv.sh
 unset PYTHONDONTWRITEBYTECODE # a thousand processes start; each would compile anew all that it imports
 SUITES='rabbitmq temporal celery arq render temporal-alone update faults-celery faults-arq faults-temporal faults-rabbitmq
-  service-celery service-arq service-temporal service-rabbitmq' # the long ones first
+  scripts service-celery service-arq service-temporal service-rabbitmq' # the long ones first
 
 if [ ! "${1:-}" ]; then
   "$uv" run --frozen ruff format --check .
@@ -23,7 +23,7 @@ if [ ! "${1:-}" ]; then
   export TEST_SCRATCH
   # shellcheck disable=SC2016 # the inner shell expands it
   one='sh scripts/test.sh "$1" >"$TEST_SCRATCH/$1.log" 2>&1 && : >"$TEST_SCRATCH/$1.held" || :'
-  printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c "$one" sh SUITE
+  printf '%s\n' $SUITES | xargs -P 5 -I SUITE sh -c "$one" sh SUITE
   failed=
   for suite in $SUITES; do
     told=held
@@ -31,7 +31,7 @@ if [ ! "${1:-}" ]; then
     printf '\n======== %s: %s\n' "$suite" "$told"
     cat "$TEST_SCRATCH/$suite.log"
   done
-  case $failed in *render* | *update*) exit 1 ;; esac # these wait for nothing
+  case $failed in *render* | *update* | *scripts*) exit 1 ;; esac # these wait for nothing
   for suite in $failed; do
     printf '\n======== %s, alone: what failed\n' "$suite"
     sh scripts/test.sh "$suite" --last-failed
@@ -57,7 +57,7 @@ case $suite in
   *rabbitmq) RABBITMQ_SERVER=$(sh scripts/rabbitmq.sh); export RABBITMQ_SERVER ;;
 esac
 case $suite in
-  render | update) set -- "$@" "tests/$suite" ;;
+  render | update | scripts) set -- "$@" "tests/$suite" ;;
   celery | arq) set -- "$@" --stack "$suite" tests/contract ;;
   temporal) set -- "$@" --stack temporal --ignore-glob '*/test_temporal*.py' --ignore tests/contract/test_alerts.py tests/contract ;;
   temporal-alone) set -- "$@" --stack temporal tests/contract/test_temporal*.py ;; # the longest suite, in two

@@ -129,6 +129,7 @@ function close(id, state, result, letter, name, queue, values)
   local job = 'job:' .. id
   local priority, key, slots = unpack(redis.call('HMGET', job, 'priority', 'key', 'slots'))
   give_back(slots)
+  if not priority then redis.call('HSET', job, 'priority', 5) end  -- Redis has lost the record meanwhile
   redis.call('HSET', job, 'state', state, 'name', name, 'queue', queue, 'finished_at', now, unpack(values))
   redis.call('HDEL', job, 'due_at')
   redis.call('EXPIRE', job, RECORD_TTL)
@@ -383,7 +384,9 @@ end
 function steps.finish()
   local id, state, name, queue, delay = ARGV[1], ARGV[3], ARGV[6], ARGV[7], tonumber(ARGV[8])
   local job, holder = 'job:' .. id, redis.call('GET', lease_of(ARGV[1]))
-  if final(redis.call('HGET', job, 'state')) or (not final(state) and holder and holder ~= ARGV[2]) then return 0 end
+  local known = redis.call('HGET', job, 'state')
+  if final(known) then return 0 end
+  if not final(state) and (not known or (holder and holder ~= ARGV[2])) then return 0 end  -- not known: Redis has lost it
   local was = leave(id, name, queue, ARGV[4])
   local cancel, following, on_error = unpack(redis.call('HMGET', job, 'cancel', 'next', 'on_error'))
   if cancel and state == 'succeeded' and (following or on_error) then  -- of a chain: it stops here, and undoes what was done

@@ -33,7 +33,7 @@ from ..celery import app
 from ..queues import QUEUES
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.errors import describe
-from ..runtime.record import envelope, is_job_id, queue_of, records, require_envelope
+from ..runtime.record import envelope, is_job_id, owner, queue_of, records, require_envelope
 from ..runtime.routing import known_queue
 from ..runtime.task import StandIn
 from ..settings import settings
@@ -119,7 +119,7 @@ class JobRequest(Request):
             exc_info.exception = StandIn(describe(error))
         if isinstance(error, (WorkerLostError, SystemExit)) and not self.stopped:
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
-                records().release(self.id)
+                records().release(self.id, owner(self.worker_pid))
             self._speak_for(lambda: self._context.run.ended("lost"), error)
         if isinstance(error, Ignore) and error.args:  # Celery sends no event here: it would seem to run on for ever
             self.send_event(error.args[0], exception=error.args[1])

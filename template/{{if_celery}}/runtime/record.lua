@@ -74,7 +74,10 @@ end
 -- comes, and the key is free.
 -- ARGV: 1 id, 2 name, 3 key ('' = none), 4 now
 function steps.withdraw()
-  if redis.call('HDEL', job, 'reserved') == 0 then return 0 end
+  if redis.call('HDEL', job, 'reserved') == 0 and redis.call('EXISTS', job) == 1 then return 0 end
+  redis.call('HSETNX', job, 'name', ARGV[2])  -- its reservation may have ended meanwhile
+  redis.call('HSETNX', job, 'queue', '')
+  redis.call('HSETNX', job, 'priority', 5)
   redis.call('HSET', job, 'state', 'cancelled', 'error', 'its submission failed', 'finished_at', ARGV[4])
   redis.call('EXPIRE', job, RECORD_TTL)
   local claim = claim_of(ARGV[2], ARGV[3])
@@ -110,8 +113,8 @@ function steps.start()
   if seq < running or seq <= tonumber(ended_seq or -1) then return {'stale', ''} end
   if not state then
     for field, value in pairs(cjson.decode(ARGV[11])) do redis.call('HSETNX', job, field, value) end
-    redis.call('EXPIRE', job, RECORD_TTL)
   end
+  if not state or reserved then redis.call('EXPIRE', job, RECORD_TTL) end  -- its sender died before `confirm`
   if after_id then cancel = cancel or redis.call('HGET', 'job:' .. after_id, 'cancel') end  -- and yet the step before succeeded
   if cancel then return {'cancelled', ''} end
 
@@ -201,16 +204,27 @@ function steps.finish()
   return 1, state, queue
 end
 
+-- The process that ran it is gone: whoever gets the message next may take over at once, unless somebody has already.
+-- ARGV: 1 how its owner's name begins
+function steps.release()
+  local lease = job .. ':lease'
+  if string.sub(redis.call('GET', lease) or '', 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', lease) end
+end
+
 -- Cancel what has not started; ask what runs to stop. Returns the state that the job was in.
 -- ARGV: 1 id, 2 now, 3 result
 function steps.cancel()
   local id = ARGV[1]
-  local state, name, key, slots = unpack(redis.call('HMGET', job, 'state', 'name', 'key', 'slots'))
+  local state, name, queue, key, slots, locked = unpack(redis.call('HMGET', job,
+    'state', 'name', 'queue', 'key', 'slots', 'locked'))
   if not state or final(state) then return state end
   redis.call('HSET', job, 'cancel', 1)
+  redis.call('EXPIRE', job, RECORD_TTL, 'GT')
   if redis.call('EXISTS', job .. ':lease') == 1 then return state end
+  if state == 'running' then count('finished', name, queue, 'lost') end  -- its worker is dead
   redis.call('HSET', job, 'state', 'cancelled', 'finished_at', ARGV[2])
   redis.call('HDEL', job, 'due_at', 'sent')
+  if locked and redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end
   give_back(slots)
   redis.call('SET', 'celery-task-meta-' .. id, ARGV[3], 'EX', RESULT_TTL)
   redis.call('PUBLISH', 'celery-task-meta-' .. id, ARGV[3])

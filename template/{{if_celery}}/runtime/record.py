@@ -221,9 +221,9 @@ class Records:
             run.ended(outcome, **{name: fields.get(name) for name in ("error", "message", "result_size")})
         return bool(ended)
 
-    def release(self, job_id: str) -> None:
-        """The process that ran it is gone: whoever gets the message next may take over at once."""
-        self.client.delete(f"{job_key(job_id)}:lease")
+    def release(self, job_id: str, begins: str) -> None:
+        """The process is gone whose owner `begins` so: whoever gets its message next may take over at once."""
+        self._step("release", job_id, begins)
 
     def cancel(self, job_id: str) -> str | None:
         """Cancel or ask to stop; answers the state before, None for an unknown job."""

@@ -1,0 +1,30 @@
+# ruff: noqa: E501 (a line each)
+"""Faults for the search to find: stack, what is wrong then, a piece of its script and what stands there instead."""
+
+PLANTED: list[tuple[str, str, str, str]] = [
+    ("arq", "a worker whose lease is over ends the run of another one", "(not known or (holder and holder ~= ARGV[2]))", "not known"),
+    ("arq", "a second end counts", "  if final(known) then return 0 end\n", ""),
+    ("arq", "the lock is kept", "  if redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end\n  if state", "  if state"),
+    ("arq", "a key in use is taken", "      if other and not final(other) then return wait_for(holder, claim) end\n", ""),
+    ("arq", "a lost run is not counted", "    count('finished', name, queue, 'lost')\n    lost =", "    lost ="),
+    ("arq", "who releases what it held releases what others hold", "if redis.call('GET', lease_of(id)) == ARGV[1] then\n        redis.call('DEL'", "if true then\n        redis.call('DEL'"),
+    ("arq", "what an answer lost stays with its worker", "          redis.call('HSET', 'job:' .. id, 'state', 'queued')\n", ""),
+    ("arq", "a cancel before the next run is not heeded", "  if cancelled then\n    leave", "  if false then\n    leave"),
+    ("arq", "a job stays in the list of those that run", "  redis.call('ZREM', running_in(queue), id)\n  if redis.call('GET', 'lock", "  if redis.call('GET', 'lock"),
+    ("arq", "a cancel frees the key of another job", "if claim and holder_of(claim) == id then\n    if state == 'cancelled'", "if claim then\n    if state == 'cancelled'"),
+    ("arq", "who waits for a lock keeps its lease", "    redis.call('DEL', lease_of(id))\n    redis.call('ZREM', running_in(queue), id)\n    redis.call('HSET', job, 'state', 'scheduled', 'due_at', look", "    redis.call('HSET', job, 'state', 'scheduled', 'due_at', look"),
+    ("arq", "a snooze costs an attempt", "    redis.call('HINCRBY', job, 'attempts', -1)  -- waiting is no attempt\n", ""),
+    ("celery", "a worker whose lease is over ends the run of another one", "  if holder and holder ~= ARGV[3] then return 0 end", ""),
+    ("celery", "a second end counts", "  if final(was) then return 0 end\n  local holder", "  local holder"),
+    ("celery", "the lock is kept", "  if locked and redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end\n  if was", "  if was"),
+    ("celery", "a key in use is taken", "      if other and not final(other) then return wait_for(holder, claim) end\n", ""),
+    ("celery", "a lost run is not counted", "    count('finished', name, queue, 'lost')\n    local lost", "    local lost"),
+    ("celery", "a message runs again after its retry was sent", "if seq < running or seq <= tonumber(ended_seq or -1) then", "if seq < running then"),
+    ("celery", "a running job is taken over", "  if owner then return {'busy', seq > running", "  if false then return {'busy', seq > running"),
+    ("celery", "a cancel before the next run is not heeded", "  if cancel then return {'cancelled', ''} end\n", ""),
+    ("celery", "the record of a sender that died goes while its job runs", "  if not state or reserved then redis.call('EXPIRE', job, RECORD_TTL) end", "  if not state then redis.call('EXPIRE', job, RECORD_TTL) end"),
+    ("celery", "a cancel is forgotten with a record that was not confirmed", "  redis.call('EXPIRE', job, RECORD_TTL, 'GT')\n  if redis.call('EXISTS', job .. ':lease')", "  if redis.call('EXISTS', job .. ':lease')"),
+    ("celery", "a job whose reservation is over counts as sent", "== 0 and redis.call('EXISTS', job) == 1 then return 0 end", "== 0 then return 0 end"),
+    ("celery", "a message that its sender took back runs", "redis.call('HSET', job, 'state', 'cancelled', 'error', 'its submission failed'", "redis.call('HSET', job, 'error', 'its submission failed'"),
+    ("celery", "a snooze costs an attempt", "    if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end", ""),
+]  # fmt: skip
