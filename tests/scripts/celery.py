@@ -68,7 +68,7 @@ class CeleryWorld(JobWorld):
     # senders
     def _moves_of_senders(self) -> Iterator[str]:
         yield from super()._moves_of_senders()
-        for sender, then, _ in self.sending:
+        for sender, then, *_ in self.sending:
             yield f"{then} {sender}"
             if then == "publish":
                 yield f"fail {sender}"
@@ -91,7 +91,9 @@ class CeleryWorld(JobWorld):
         record = {"name": job.name, "state": "queued", "queue": QUEUE, "priority": 5, "submitted_at": self.now}
         record |= {"root": job.id, "trace_id": job.id, "sent": "[]"} | ({"key": job.key} if job.key else {})
         claimed = "" if job.late else job.key
-        holder, _, stage = self.step("reserve", job.id, job.id, job.name, claimed, "fp", "0", json.dumps(record), "{}")
+        holder, _, stage = self.step(
+            "reserve", job.id, job.id, job.name, claimed, "fp", "0", json.dumps(record), "{}"
+        )
         if holder == job.id or stage != "sent":
             self.sending = (*self.sending, (job.id, "publish", holder))
 

@@ -24,7 +24,8 @@ PLANTED: list[tuple[str, str, str, str]] = [
     ("celery", "a cancel before the next run is not heeded", "  if cancel then return {'cancelled', ''} end\n", ""),
     ("celery", "the record of a sender that died goes while its job runs", "  if not state or reserved then redis.call('EXPIRE', job, RECORD_TTL) end", "  if not state then redis.call('EXPIRE', job, RECORD_TTL) end"),
     ("celery", "a cancel is forgotten with a record that was not confirmed", "  redis.call('EXPIRE', job, RECORD_TTL, 'GT')\n  if redis.call('EXISTS', job .. ':lease')", "  if redis.call('EXISTS', job .. ':lease')"),
-    ("celery", "a job whose reservation is over counts as sent", "== 0 and redis.call('EXISTS', job) == 1 then return 0 end", "== 0 then return 0 end"),
+    ("celery", "a job whose reservation is over counts as sent", "if state and not reserved then return state", "if not reserved then return state"),
+    ("celery", "who failed to send takes back what another sends", "  if reserved and redis.call('HINCRBY', job, 'reserved', -1) > 0 then return 1 end\n", ""),
     ("celery", "a message that its sender took back runs", "redis.call('HSET', job, 'state', 'cancelled', 'error', 'its submission failed'", "redis.call('HSET', job, 'error', 'its submission failed'"),
     ("celery", "a snooze costs an attempt", "    if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end", ""),
 ]  # fmt: skip

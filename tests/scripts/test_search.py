@@ -25,6 +25,7 @@ ENOUGH = 3_000  # orders in which each planted fault is found
 PLANS = (
     (Planned("a"),),
     (Planned("a", key="k"), Planned("b", key="k", late=True)),
+    (Planned("a", key="k"), Planned("b", key="k")),
     (Planned("a", key="k"), Planned("b", key="k", late=True), Planned("c", "alone"), Planned("d", "alone")),
     (Planned("c", "only"), Planned("d", "only"), Planned("a", key="k", late=True), Planned("b", key="k", late=True)),
 )

@@ -92,6 +92,7 @@ class JobWorld:
     effects: tuple[str, ...] = ()
     ends: dict[str, str] = field(default_factory=dict)
     barred: frozenset[str] = frozenset()  # whose cancel was accepted: no run begins any more
+    skipped: frozenset[str] = frozenset()  # another one of its name ran
     unspent: int = 0  # runs that cost no attempt
 
     def copy(self) -> Self:
@@ -235,6 +236,7 @@ class JobWorld:
         if action in ("run", "duplicate"):
             return self.end(worker, "succeeded", "succeeded")
         if action in ("skipped", "expired", "cancelled"):
+            self.skipped |= {worker.run.id} if action == "skipped" else set()
             return self.end(worker, "cancelled", action)
         return self.end(worker, "failed", "dead" if action == "poison" else "refused")
 
@@ -293,6 +295,8 @@ class JobWorld:
             if (before := self.ends.get(job.id)) is not None:
                 assert state == before, f"{job.id} had ended {before}, and is {state}"
             elif state in FINAL and job.id in self.created:
+                asked = job.id in self.barred or job.id in self.skipped
+                assert state != "cancelled" or asked, f"{job.id} was submitted and is cancelled; nobody asked for that"
                 self.ends[job.id] = state
             elif job.id in self.created:
                 assert self.waits(job.id), f"{job.id} was submitted, is {state}, and waits nowhere"

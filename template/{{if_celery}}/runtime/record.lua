@@ -33,15 +33,21 @@ function steps.reserve()
     local holder, fingerprint = holder_of(claim)
     if holder ~= '' and holder ~= id then
       local state, reserved = unpack(redis.call('HMGET', 'job:' .. holder, 'state', 'reserved'))
-      if reserved then return {holder, fingerprint, 'reserved'} end  -- perhaps never sent: send it again, under its id
+      if reserved then  -- perhaps never sent: send it again, under its id
+        redis.call('EXPIRE', claim, RESERVED)
+        redis.call('EXPIRE', 'job:' .. holder, RESERVED, 'GT')
+        redis.call('HINCRBY', 'job:' .. holder, 'reserved', 1)
+        return {holder, fingerprint, 'reserved'}
+      end
       if ARGV[5] ~= '1' or (state and not final(state)) then return {holder, fingerprint, 'sent'} end
     end
     redis.call('SET', claim, id .. '|' .. ARGV[4], 'EX', RESERVED)
   end
   if redis.call('HDEL', job, 'follows') == 1 and redis.call('HEXISTS', job, 'cancel') == 0 then  -- its turn has come
     redis.call('HDEL', job, 'name', 'state', 'message', 'queue', 'priority', 'error', 'finished_at')
+    redis.call('HSET', job, 'reserved', 1)
   end
-  if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end
+  if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end  -- how many senders it has
   for field, value in pairs(record) do redis.call('HSETNX', job, field, value) end
   if redis.call('TTL', job) < RESERVED then redis.call('EXPIRE', job, RESERVED) end
   if ARGV[7] ~= '{}' then redis.call('HSET', job, 'followers', ARGV[7]) end
@@ -71,10 +77,13 @@ function steps.confirm()
 end
 
 -- The message was not sent, as far as its sender knows. If it was, and runs already, the job stands (0); else it is dropped when it
--- comes, and the key is free.
+-- comes, and the key is free, unless another sender with the key is sending it.
 -- ARGV: 1 id, 2 name, 3 key ('' = none), 4 now
 function steps.withdraw()
-  if redis.call('HDEL', job, 'reserved') == 0 and redis.call('EXISTS', job) == 1 then return 0 end
+  local state, reserved = unpack(redis.call('HMGET', job, 'state', 'reserved'))
+  if state and not reserved then return state == 'cancelled' and 1 or 0 end
+  if reserved and redis.call('HINCRBY', job, 'reserved', -1) > 0 then return 1 end
+  redis.call('HDEL', job, 'reserved')
   redis.call('HSETNX', job, 'name', ARGV[2])  -- its reservation may have ended meanwhile
   redis.call('HSETNX', job, 'queue', '')
   redis.call('HSETNX', job, 'priority', 5)

@@ -70,6 +70,8 @@ class Channel(pyamqp.Channel):
     def basic_publish(self, msg: Any, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         """Return when the broker has it; after RecoverableConnectionError kombu declares the queue and tries again."""
         to_a_queue = not exchange and routing_key in ARGUMENTS
+        if to_a_queue:
+            msg.properties.pop("expiration", None)  # RabbitMQ would drop it without a word; a worker ends its job
         due = delays.due_time(msg.properties.get("application_headers", {}))
         if to_a_queue and due > time():
             return delays.park(msg, routing_key, due)
