@@ -91,9 +91,7 @@ class CeleryWorld(JobWorld):
         record = {"name": job.name, "state": "queued", "queue": QUEUE, "priority": 5, "submitted_at": self.now}
         record |= {"root": job.id, "trace_id": job.id, "sent": "[]"} | ({"key": job.key} if job.key else {})
         claimed = "" if job.late else job.key
-        holder, _, stage = self.step(
-            "reserve", job.id, job.id, job.name, claimed, "fp", "0", json.dumps(record), "{}"
-        )
+        holder, _, stage = self.step("reserve", job.id, job.id, job.name, claimed, "fp", "0", json.dumps(record), "{}")
         if holder == job.id or stage != "sent":
             self.sending = (*self.sending, (job.id, "publish", holder))
 
