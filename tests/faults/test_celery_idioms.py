@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -22,7 +23,7 @@ from PACKAGE.celery import app
 app.loader.import_default_modules()
 from PACKAGE.jobs.celery_idioms import *
 from PACKAGE.jobs.probes import mark
-from PACKAGE.jobs.faults import ends
+from PACKAGE.jobs.faults import ends, ends_retried
 """
 REFUSED = {
     "async def job(): pass": "is a coroutine function",
@@ -69,13 +70,17 @@ def test_send_task_without_a_queue_goes_to_the_jobs_own(service: Service) -> Non
     assert service.wait(job)["queue"] == "default"
 
 
-def test_a_job_of_a_foreign_app_that_no_worker_reads_is_found(service: Service) -> None:
+def foreign(service: Service, call: str, options: str = "") -> None:
+    """Call on an app of another program, which has nothing of ours."""
     url = service.environment["REDIS_URL"]
-    code = f"from celery import Celery; Celery(broker='{url}').send_task('mark', kwargs={{'label': 'stray'}})"
-    subprocess.run([str(service.installed.python), "-c", code], cwd=service.folder, check=True)
+    code = f"from celery import Celery\nother = Celery(broker={url!r})\n{options}\nother.{call}"
+    subprocess.run([str(service.installed.python), "-c", code], check=True, cwd=service.folder)
+
+
+def test_a_job_of_a_foreign_app_that_no_worker_reads_is_found(service: Service) -> None:
+    foreign(service, "send_task('mark', kwargs={'label': 'stray'})")
     try:
-        found = f"from {service.installed.package}.ops.worker import check; print(list(check()))"
-        assert "('Redis list celery', 'holds 1 jobs that no worker reads'" in python(service, found)
+        assert "Redis list celery holds 1 jobs that no worker reads" in " ".join(service.cli("doctor", code=1).split())
     finally:
         ask(service, "DEL", "celery")
 
@@ -121,6 +126,88 @@ def test_times_headers_and_names_for_people_do_no_harm(service: Service) -> None
         service.wait(python(service, f"print(mark.apply_async(('{uuid4()}',), {options}).id)"))
 
 
+NOTES = (  # of record.py
+    "due_at", "ended_before", "error", "error_traceback", "outcome", "owner", "reason", "replaced", "result_size",
+    "run", "why",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("call", "state"),
+    [
+        ("mark, (LABEL,)", "succeeded"),
+        ("ends, ('error', LABEL)", "failed"),
+        ("ends_retried, ('connection_error', LABEL)", "failed"),
+    ],
+    ids=["succeeds", "fails", "retries"],
+)
+@pytest.mark.parametrize("value", ["nightly", 1e30, {"a": [1]}], ids=["text", "number", "object"])
+def test_headers_with_the_names_of_our_own_notes_do_no_harm(
+    service: Service, call: str, state: str, value: object
+) -> None:
+    job, arguments = call.replace("LABEL", repr(str(uuid4()))).split(", ", 1)
+    headers = dict.fromkeys(NOTES, value)
+    status = service.wait(python(service, f"print({job}.apply_async({arguments}, headers={headers}).id)"), state)
+    assert status["attempts"] == (3 if job == "ends_retried" else 1)
+    if state == "failed":
+        assert status["error"].startswith(("RuntimeError: simply failed", "ConnectionRefusedError: "))
+        assert service.get(f"/dead-letters/{status['id']}")["reason"] in ("unexpected", "exhausted")
+    assert service.http.get("/console/dead-letters").status_code == 200
+
+
+OURS = "other.conf.broker_transport_options = {'sep': ':', 'priority_steps': list(range(10))}"  # as in broker.py
+
+
+@pytest.mark.parametrize("priority", [3, 9])
+def test_a_job_of_another_program_in_a_list_that_no_worker_reads_is_found(service: Service, priority: int) -> None:
+    foreign(service, f"send_task('mark', ('stray',), queue='bulk', priority={priority})")
+    assert "Redis list bulk" in service.cli("doctor", code=1)
+    ask(service, "DEL", f"bulk\x06\x16{priority}")
+    assert "Redis list bulk" not in service.cli("doctor", code=1)
+
+
+@pytest.mark.parametrize("priority", [-3, 5.5, 10**30, "7", [1]])
+def test_a_priority_that_no_queue_has_makes_no_job_unreadable(service: Service, priority: object) -> None:
+    job = str(uuid4())
+    foreign(
+        service, f"send_task('ends', ('error', 'x'), task_id='{job}', queue='default', priority={priority!r})", OURS
+    )
+    until(lambda: service.http.get(f"/api/v1/jobs/{job}").status_code != 404, 20, "its worker has it")
+    service.wait(job, "failed")
+    assert service.status(job)["priority"] in range(10)
+    assert service.get(f"/dead-letters/{job}")["reason"] == "unexpected"
+    assert service.http.get("/console/dead-letters").status_code == 200
+
+
+def test_a_task_with_a_base_class_without_the_patterns_is_refused_by_a_worker(service: Service) -> None:
+    code = """
+from celery import Task
+class Base(Task): pass
+def based(): pass
+app.task(base=Base, name='based')(based)
+from PACKAGE.ops.worker import run_worker
+run_worker()
+""".replace("PACKAGE", service.installed.package)
+    assert "task based has a base class without the patterns" in python(service, code, fails=True)
+
+
+def test_what_has_expired_before_a_worker_came_is_cancelled(installed: Installed) -> None:
+    with running(installed, workers=0) as alone:
+        code = "print(mark.apply_async(('x',), expires=0.5).id, mark.apply_async(('y',), countdown=1, expires=0.5).id)"
+        text = f"from {installed.package}.celery import app\napp.loader.import_default_modules()\n"
+        text += f"from {installed.package}.jobs.probes import mark\n{code}"
+        command = [str(installed.python), "-c", text]
+        jobs = subprocess.run(
+            command, cwd=alone.folder, env=alone.environment, capture_output=True, text=True, check=True
+        )
+        submitted = time.time()
+        until(lambda: time.time() > submitted + 2, 5, "both have expired")
+        alone.start_worker()
+        for job in jobs.stdout.split():
+            alone.wait(job, "cancelled")
+        assert not alone.effects()
+
+
 def test_a_pickled_message_is_a_dead_letter(service: Service) -> None:
     job = python(service, "print(mark.apply_async(('x',), serializer='pickle').id)")
     service.wait(job, "failed")
@@ -148,3 +235,24 @@ def test_a_pool_whose_limits_do_not_act_is_refused(service: Service, pool: str) 
     )
     assert done.returncode != 0
     assert "cannot stop a job at its limit" in done.stderr
+
+
+BEFORE = {
+    "error": "failed",
+    "exit": "failed",
+    "ignore": "cancelled",
+    "ignore_bare": "cancelled",
+    "reject": "failed",
+    "retry": "failed",
+}
+HOOKS = ("before_start", "on_success", "on_failure", "after_return")
+
+
+@pytest.mark.parametrize("error", BEFORE)
+@pytest.mark.parametrize("hook", HOOKS)
+def test_a_job_whose_hook_raises_has_an_end(service: Service, hook: str, error: str) -> None:
+    """Before the run it decides as the job itself does, afterwards it changes nothing."""
+    job = python(service, f"print(hooked.delay({hook!r}, {error!r}, {str(uuid4())!r}).id)")
+    ends = BEFORE[error] if hook == "before_start" else "failed" if hook == "on_failure" else "succeeded"
+    service.wait(job, ends)
+    service.wait(service.submit("noop"))

@@ -27,5 +27,9 @@ PLANTED: list[tuple[str, str, str, str]] = [
     ("celery", "a job whose reservation is over counts as sent", "if state and not reserved then return state", "if not reserved then return state"),
     ("celery", "who failed to send takes back what another sends", "  if reserved and redis.call('HINCRBY', job, 'reserved', -1) > 0 then return 1 end\n", ""),
     ("celery", "a message that its sender took back runs", "redis.call('HSET', job, 'state', 'cancelled', 'error', 'its submission failed'", "redis.call('HSET', job, 'error', 'its submission failed'"),
+    ("celery", "two senders with one key count as one", "        redis.call('HINCRBY', 'job:' .. holder, 'reserved', 1)\n", ""),
+    ("celery", "a dead process frees the lease of another", "if string.sub(redis.call('GET', lease) or '', 1, #ARGV[1]) == ARGV[1] then redis.call('DEL', lease) end", "redis.call('DEL', lease)"),
+    ("celery", "a cancel leaves the run of a dead worker uncounted", "  if state == 'running' then count('finished', name, queue, 'lost') end  -- its worker is dead\n", ""),
+    ("celery", "a cancel leaves the lock of a dead worker", "  if locked and redis.call('GET', 'lock:' .. name) == id then redis.call('DEL', 'lock:' .. name) end\n  give_back", "  give_back"),
     ("celery", "a snooze costs an attempt", "    if state ~= 'retrying' and was == 'running' then redis.call('HINCRBY', job, 'attempts', -1) end", ""),
 ]  # fmt: skip

@@ -5,8 +5,8 @@ is brought to rest, by moves that a live service makes sooner or later, and what
 """
 
 import random
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Protocol, Self
 
 
@@ -33,12 +33,11 @@ class Found:
 
     states: int = 0
     moves: int = 0
-    settled: set[object] = field(default_factory=set)
 
 
-def exhaust(make: Callable[[], World], depth: int, most: int = 10**9) -> Found:
+def exhaust(start: World, depth: int) -> Found:
     """Every order of at most `depth` moves; raises Violation with a shortest one that breaks a rule."""
-    found, seen, level = Found(), set[object](), [(make(), ())]
+    found, seen, level = Found(), set[object](), [(start, ())]
     for _ in range(depth):
         following: list[tuple[World, tuple[str, ...]]] = []
         for world, path in level:
@@ -51,27 +50,23 @@ def exhaust(make: Callable[[], World], depth: int, most: int = 10**9) -> Found:
                 seen.add(key)
                 _settled(after, moves)
                 following.append((after, moves))
-                if len(seen) >= most:
-                    found.states = len(seen)
-                    return found
         level = following
     found.states = len(seen)
     return found
 
 
-def walk(make: Callable[[], World], seed: int, length: int, *, settle: bool = True) -> Found:
-    """One random order; raises Violation, which names the seed."""
-    chance, world, found, moves = random.Random(seed), make(), Found(), [f"seed {seed}:"]
+def walk(world: World, seed: int, length: int, *, settle: bool = True) -> int:
+    """One random order from here; how many moves it had. Raises Violation, which names the seed."""
+    chance, moves = random.Random(seed), [f"seed {seed}:"]
     for _ in range(length):
         names = world.moves()
         if not names:
             break
         moves.append(chance.choice(names))
         _checked(world, moves[-1], moves)
-        found.moves += 1
     if settle:
         _settled(world, moves)
-    return found
+    return len(moves) - 1
 
 
 def _checked(world: World, name: str, moves: Iterable[str]) -> None:

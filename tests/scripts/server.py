@@ -1,7 +1,7 @@
 """Redis in this process, as far as our scripts use it: its clock stands until it is moved, and a copy costs little.
 
-`Server.run` runs a script by LuaJIT's or Lua 5.1's own interpreter, so the Lua is the one that services send. The
-commands are ours: test_server.py shows them and a real server the same calls.
+`Lua.run` runs the very script that services send, in Lua 5.1 as Redis does. The commands are ours: test_server.py puts
+the same calls to them and to a real server.
 """
 
 import json
@@ -10,8 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lupa import lua51
-
-Value = str | dict[str, str] | dict[str, float] | list[str]
 
 
 class CommandError(Exception):
@@ -139,9 +137,6 @@ class Server:
     def do_hmget(self, key: str, *fields: str) -> list[str | None]:
         return [self._hash(key).get(field) for field in fields]
 
-    def do_hgetall(self, key: str) -> list[str]:
-        return [part for pair in self._hash(key).items() for part in pair]
-
     def do_hexists(self, key: str, field: str) -> int:
         return int(field in self._hash(key))
 
@@ -169,18 +164,11 @@ class Server:
     def _sorted(self, key: str) -> list[tuple[float, str]]:
         return sorted((score, member) for member, score in self.values.get(key, {}).items())
 
-    def do_zadd(self, key: str, *arguments: str) -> int:
-        only_known = arguments[0].upper() == "XX"
-        pairs = arguments[1:] if only_known else arguments
+    def do_zadd(self, key: str, *pairs: str) -> int:
         found = self.values.setdefault(key, {})
         before = len(found)
-        for score, member in zip(pairs[::2], pairs[1::2], strict=True):
-            if member in found or not only_known:
-                found[member] = float(score)
-        added = len(found) - before
-        if not found:
-            self._delete(key)
-        return added
+        found.update({member: float(score) for score, member in zip(pairs[::2], pairs[1::2], strict=True)})
+        return len(found) - before
 
     def do_zrem(self, key: str, *members: str) -> int:
         found = self.values.get(key, {})
@@ -196,8 +184,7 @@ class Server:
     def do_zrange(self, key: str, first: str, last: str, *options: str) -> list[str]:
         words, found = [option.upper() for option in options], self._sorted(key)
         if "BYSCORE" in words:
-            low, high = bound(first), bound(last)
-            found = [(score, member) for score, member in found if low(score) >= 0 and high(score) <= 0]
+            found = [(score, member) for score, member in found if float(first) <= score <= float(last)]
             if "LIMIT" in words:
                 at = words.index("LIMIT")
                 start, count = whole(options[at + 1]), whole(options[at + 2])
@@ -210,19 +197,6 @@ class Server:
         if "WITHSCORES" in words:
             return [part for score, member in found for part in (member, number_text(score))]
         return [member for _, member in found]
-
-    def do_zremrangebyscore(self, key: str, first: str, last: str) -> int:
-        gone = self.do_zrange(key, first, last, "BYSCORE")
-        return self.do_zrem(key, *gone) if gone else 0
-
-
-def bound(text: str) -> Callable[[float], float]:
-    """How far a score is above a limit as ZRANGE writes it; a limit with `(` does not include itself."""
-    limit = float(text.lstrip("("))
-    if not text.startswith("("):
-        return lambda score: score - limit if math.isfinite(limit) else -limit
-    # of a lower limit; none of our scripts has an upper one
-    return lambda score: score - limit or -1.0
 
 
 def whole(text: str) -> int:
@@ -257,9 +231,9 @@ class Lua:
         self.scripts: dict[str, Any] = {}
         lua = self.runtime.globals()
         self.null = self.runtime.eval("setmetatable({}, {__tostring = function() return 'null' end})")
-        lua.redis = self.runtime.table_from({"call": self._call, "sha1hex": lambda text: f"sha1({text})"})
+        lua.redis = self.runtime.table_from({"call": self._call})
         lua.cjson = self.runtime.table_from({"decode": self._decode, "encode": self._encode, "null": self.null})
-        self.table, self.type = self.runtime.table, lua.type
+        self.table = self.runtime.table
 
     def run(self, server: Server, script: str, keys: list[str], arguments: list[Any]) -> Any:
         """The script's answer as a client gets it: text, whole number, list or None; raises CommandError."""

@@ -222,12 +222,11 @@ class JobWorld:
         job = worker.run.id
         self.effects = (*self.effects, job)
         key = next(planned.key for planned in self.plan if planned.id == job)
-        for other in (
-            self.plan if self.lease_of(job) == worker.owner else ()
-        ):  # who stood still for a lease may be too late
-            if key and other.key == key and other.id != job and other.id in self.effects:
-                state = self.state(other.id)
-                assert state in ("failed", "cancelled"), f"{job} repeats the effect of {other.id}, which is {state}"
+        if key and self.lease_of(job) == worker.owner:  # a worker that stood still for a lease may be too late
+            for other in self.plan:
+                if other.key == key and other.id != job and other.id in self.effects:
+                    state = self.state(other.id)
+                    assert state in ("failed", "cancelled"), f"{job} repeats the effect of {other.id}, which is {state}"
         return replace(worker, run=replace(worker.run, began=True))
 
     def _ends(self, worker: Worker) -> Worker:
@@ -307,13 +306,8 @@ class JobWorld:
                     assert run is not None, f"{owner} has the lease of {job.id}, and runs nothing"
                     assert run.id == job.id, f"{owner} has the lease of {job.id}, which it does not run"
                     assert run.action != "run" or state in ("running", *FINAL), f"{job.id} runs, and is {state}"
-                if (
-                    run
-                    and run.id == job.id
-                    and run.action == "run"
-                    and self.server.now < run.until
-                    and state not in FINAL
-                ):
+                leased = run and run.id == job.id and run.action == "run" and self.server.now < run.until
+                if leased and state not in FINAL:
                     assert owner == worker.owner, f"{worker.owner} has {job.id} no more, but {owner}, before its time"
         for key in {job.key for job in self.plan} - {""}:
             running = [

@@ -33,9 +33,9 @@ from ..celery import app
 from ..queues import QUEUES
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.errors import describe
-from ..runtime.record import envelope, is_job_id, owner, queue_of, records, require_envelope
+from ..runtime.record import clear_notes, envelope, is_job_id, owner, queue_of, records, require_envelope
 from ..runtime.routing import known_queue
-from ..runtime.task import StandIn
+from ..runtime.task import JobTask, StandIn
 from ..settings import settings
 from . import repair, workers
 from .leases import LeaseKeeper
@@ -77,16 +77,25 @@ def check() -> Iterator[tuple[str, str, str]]:
         if not name.startswith("celery."):
             yield from _check_options(name, task)
     with suppress(*UNAVAILABLE):
-        if strays := sum(redis().llen(f"celery{steps}") for steps in ("", "\x06\x163", "\x06\x166", "\x06\x169")):
-            yield (
-                "Redis list celery",
-                f"holds {strays} jobs that no worker reads",
-                "send them with queue=, one of queues.py's",
-            )
+        yield from _check_strays()
     yield from repair.check()
 
 
+def _check_strays() -> Iterator[tuple[str, str, str]]:
+    """Other programs write lists that no worker reads: without a queue, or with kombu's own names for priorities."""
+    mends = {
+        queue.name: "send them without priority=, or with broker.py's `sep` and `priority_steps`" for queue in QUEUES
+    }
+    for name, mend in {"celery": "send them with queue=, one of queues.py's", **mends}.items():
+        own = [] if name in mends else [name]
+        if strays := sum(redis().llen(key) for key in (*own, *(f"{name}\x06\x16{step}" for step in (3, 6, 9)))):
+            yield f"Redis list {name}", f"holds {strays} jobs that no worker reads", mend
+
+
 def _check_options(name: str, task: Any) -> Iterator[tuple[str, str, str]]:
+    if not isinstance(task, JobTask):
+        yield f"task {name}", "has a base class without the patterns", "derive that from runtime.task.JobTask"
+        return
     if not task.acks_late:
         yield f"task {name}", "has acks_late=False: a worker that dies loses it", "leave that out"
     if not task.reject_on_worker_lost:
@@ -111,6 +120,7 @@ class JobRequest(Request):
         if not is_job_id(self.id):
             raise InvalidTaskError(f"no job can have the id {self.id!r}")
         require_envelope(self._context)
+        clear_notes(self._context)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> None:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
@@ -121,7 +131,7 @@ class JobRequest(Request):
             with suppress(*UNAVAILABLE):  # if not now, the lease ends by itself
                 records().release(self.id, owner(self.worker_pid))
             self._speak_for(lambda: self._context.run.ended("lost"), error)
-        if isinstance(error, Ignore) and error.args:  # Celery sends no event here: it would seem to run on for ever
+        if isinstance(error, Ignore) and len(error.args) == 2:  # Celery sends no event: it would seem to run on
             self.send_event(error.args[0], exception=error.args[1])
         super().on_failure(exc_info, send_failed_event, return_ok)
 
@@ -187,6 +197,14 @@ def _refuse_pools_without_limits(instance: Any, **_: Any) -> None:
     pool = instance.pool_cls.__module__.rpartition(".")[2]
     if pool in ("thread", "gevent", "eventlet"):
         raise SystemExit(f"pool {pool!r} cannot stop a job at its limit: use prefork, the default, or solo to debug")
+
+
+@signals.celeryd_after_setup.connect
+def _refuse_tasks_without_patterns(**_: Any) -> None:
+    for name, task in sorted(app.tasks.items()):
+        if not isinstance(task, JobTask):  # its lease could not be renewed, nor those beside it
+            why = "has a base class without the patterns: derive that from runtime.task.JobTask"
+            raise SystemExit(f"task {name} {why}")
 
 
 @signals.worker_ready.connect
@@ -265,7 +283,8 @@ def interrupt(panel: Any, job_id: str) -> dict[str, bool]:
     """
     for request in [request for request in list(state.requests.values()) if request.id == job_id]:
         if request.worker_pid and request in state.active_requests:
-            os.kill(request.worker_pid, signal.SIGUSR1)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(request.worker_pid, signal.SIGUSR1)
             return {"interrupted": True}
         if timer := getattr(request, "_eta_timer_entry", None):
             timer.cancel()

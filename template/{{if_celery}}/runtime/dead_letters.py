@@ -22,7 +22,7 @@ from ..contract import ContractError, DeadLetter, NotADeadLetter, Submission
 from . import errors, workflows
 from .connection import redis
 from .errors import shorten
-from .record import envelope, is_job_id, job_key, queue_of, records
+from .record import envelope, is_job_id, job_key, priority_of, queue_of, records
 
 log = structlog.get_logger(__name__)
 PAGE = 200
@@ -59,7 +59,7 @@ def encode(request: Context, reason: str, error: str, traceback: str | None) -> 
         "trace_id": envelope(request)["trace_id"],
         "args": request.args,
         "kwargs": request.kwargs,
-        "priority": (request.delivery_info or {}).get("priority"),
+        "priority": priority_of(request),
         "workflow": {"link": request.callbacks, "link_error": request.errbacks, "chain": request.chain},
     }
     return json.dumps(letter, default=repr)

@@ -36,6 +36,12 @@ RESERVED_FOR = 30  # seconds in which a sender must have sent its message
 METRICS = "metrics"
 ENVELOPE: dict[str, Any] = {"key": str, "trace_id": str, "submitted_at": (int, float), "snoozes": int}
 
+NOTES = (
+    "due_at", "ended_before", "error", "error_traceback", "outcome", "owner", "reason", "replaced", "result_size",
+    "run", "why",
+)  # fmt: skip
+"""What is noted on a request about its run."""
+
 Record = dict[str, Any]
 
 
@@ -78,6 +84,17 @@ def require_envelope(request: Context) -> None:
         raise InvalidTaskError(f"header retries is {shorten(repr(request.retries), 200)}")
     if len(limits) != 2 or not all(isinstance(limit or 0, (int, float)) for limit in limits):
         raise InvalidTaskError(f"header timelimit is {shorten(repr(limits), 200)}")
+
+
+def clear_notes(request: Context) -> None:
+    """Before its run: Celery sets a message's own headers as attributes, and these may have the names of our notes."""
+    request.update(dict.fromkeys(NOTES))
+
+
+def priority_of(request: Context) -> int:
+    """The priority that its message has; 0 for one that no queue knows."""
+    priority = (request.delivery_info or {}).get("priority")
+    return int(priority) if priority in range(10) else 0
 
 
 def queue_of(request: Context) -> str:
@@ -194,7 +211,7 @@ class Records:
         record = {
             "name": name,
             "submitted_at": head["submitted_at"],
-            "priority": (request.delivery_info or {}).get("priority") or 0,
+            "priority": priority_of(request),
             "root": request.root_id or request.id,
             "trace_id": head["trace_id"],
         }

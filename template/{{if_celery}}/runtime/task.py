@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 
 import structlog
 from billiard.common import terminate_handler_fired
-from billiard.pool import soft_timeout_sighandler
 from billiard.process import current_process
+from celery.app.task import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
 from .. import telemetry
@@ -30,7 +30,7 @@ from . import results
 from .connection import patiently
 from .errors import describe, describe_traceback
 from .progress import JobCancelled
-from .record import envelope, owner, queue_of, records
+from .record import clear_notes, envelope, owner, queue_of, records
 from .retry import NO_RETRY, PermanentError, PoisonError, RetryPolicy, Snooze, TimedOut, TransientError
 from .submission import P, R, SubmittableTask
 
@@ -64,12 +64,18 @@ class JobTask(SubmittableTask[P, R]):
     retry_policy: RetryPolicy = NO_RETRY
     singleton: str | None = None
     outcome: bool = False
+    before_run: Any = Task.before_start
 
     @classmethod
     def on_bound(cls, app: Any) -> None:
-        """Refuse a name that would be taken apart in our keys and metrics."""
+        """Refuse a name that would be taken apart in our keys and metrics.
+
+        Celery calls `before_start` outside of the run: what it raises there (Ignore, SystemExit) would leave no end.
+        """
         if cls.name and not NAME.fullmatch(cls.name):
             raise JobDeclarationError(f"job {cls.name!r}: a name has letters, digits and _ . - only")
+        if cls.before_start is not Task.before_start:
+            cls.before_run, cls.before_start = cls.before_start, Task.before_start
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         request = self.request
@@ -77,6 +83,7 @@ class JobTask(SubmittableTask[P, R]):
             return self.run(*args, **kwargs)
         holder = f"{owner(os.getpid())}{uuid.uuid4().hex}"
         attempt = (request.retries or 0) + 1
+        clear_notes(request)
         SoftLimit.install()
         SoftLimit.heeded = True
         run = telemetry.Run("celery", str(self.name), queue_of(request), str(request.id), attempt, envelope(request))
@@ -137,6 +144,7 @@ class JobTask(SubmittableTask[P, R]):
         except (TypeError, ValueError) as error:
             raise PermanentError(f"the payload does not fit {self.name}: {error}") from error
         try:
+            self.before_run(request.id, args, kwargs)
             result = self.run(*args, **kwargs) if values is None else self.run(**values)
         except (Ignore, Reject, Retry) as wish:
             return self._obey(wish)
@@ -210,7 +218,7 @@ class SoftLimit:
     def reached(number: int, frame: FrameType | None) -> None:
         """Raise SoftTimeLimitExceeded in a body."""
         if SoftLimit.heeded:
-            soft_timeout_sighandler(number, frame)
+            raise SoftTimeLimitExceeded
 
 
 def portable(error: BaseException) -> Exception:
