@@ -128,29 +128,29 @@ def test_times_headers_and_names_for_people_do_no_harm(service: Service) -> None
 
 NOTES = (  # of record.py
     "due_at", "ended_before", "error", "error_traceback", "outcome", "owner", "reason", "replaced", "result_size",
-    "run", "why",
+    "run", "why", "wished",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("call", "state"),
+    ("call", "state", "error"),
     [
-        ("mark, (LABEL,)", "succeeded"),
-        ("ends, ('error', LABEL)", "failed"),
-        ("ends_retried, ('connection_error', LABEL)", "failed"),
+        ("mark.apply_async((LABEL,), headers=HEADERS)", "succeeded", ""),
+        ("ends.apply_async(('error', LABEL), headers=HEADERS)", "failed", "RuntimeError: simply failed"),
+        ("ends_retried.apply_async(('connection_error', LABEL), headers=HEADERS)", "failed", "ConnectionRefusedError"),
+        ("mark.apply_async((LABEL,), expires=0.1, countdown=0.5, headers=HEADERS)", "cancelled", "expired"),
     ],
-    ids=["succeeds", "fails", "retries"],
+    ids=["succeeds", "fails", "retries", "expires"],
 )
 @pytest.mark.parametrize("value", ["nightly", 1e30, {"a": [1]}], ids=["text", "number", "object"])
 def test_headers_with_the_names_of_our_own_notes_do_no_harm(
-    service: Service, call: str, state: str, value: object
+    service: Service, call: str, state: str, error: str, value: object
 ) -> None:
-    job, arguments = call.replace("LABEL", repr(str(uuid4()))).split(", ", 1)
-    headers = dict.fromkeys(NOTES, value)
-    status = service.wait(python(service, f"print({job}.apply_async({arguments}, headers={headers}).id)"), state)
-    assert status["attempts"] == (3 if job == "ends_retried" else 1)
+    code = call.replace("LABEL", repr(str(uuid4()))).replace("HEADERS", repr(dict.fromkeys(NOTES, value)))
+    status = service.wait(python(service, f"print({code}.id)"), state)
+    assert (status["error"] or "").startswith(error)
+    assert status["attempts"] == {"ends_retried": 3, "mark": int(state == "succeeded")}.get(call.split(".")[0], 1)
     if state == "failed":
-        assert status["error"].startswith(("RuntimeError: simply failed", "ConnectionRefusedError: "))
         assert service.get(f"/dead-letters/{status['id']}")["reason"] in ("unexpected", "exhausted")
     assert service.http.get("/console/dead-letters").status_code == 200
 
@@ -256,3 +256,66 @@ def test_a_job_whose_hook_raises_has_an_end(service: Service, hook: str, error: 
     ends = BEFORE[error] if hook == "before_start" else "failed" if hook == "on_failure" else "succeeded"
     service.wait(job, ends)
     service.wait(service.submit("noop"))
+
+
+WISHES = {
+    "replaced by nothing": "AttributeError",
+    "replaced by no task": "no job is named 'no_such_task' here",
+    "replaced in no queue": "QueueNotFound",
+    "again after nan": "cannot convert float NaN",
+    "again after ages": "too large to convert",
+    "again before now": "MaxRetriesExceededError",
+    "again in no queue": "Queue 'no_such_queue' missing",
+    "again without end": "MaxRetriesExceededError",
+    "state of its own": None,
+    "state without sense": "EncodeError",
+    "state of another job": "ValueError: body",
+}
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_a_job_that_asks_celery_for_what_cannot_be_has_an_end(service: Service, wish: str) -> None:
+    job = python(service, f"print(odd_wish.delay({wish!r}, {str(uuid4())!r}).id)")
+    if (error := WISHES[wish]) is None:
+        service.wait(job)
+    else:
+        service.wait(job, "failed")
+        assert error in service.get(f"/dead-letters/{job}")["error"]
+    service.wait(service.submit("noop"))
+
+
+SAID = {
+    ("FAILURE", "ignore"): ("failed", "PermanentError: ValueError: said"),
+    ("SUCCESS", "ignore"): ("succeeded", None),
+    ("REVOKED", "ignore"): ("cancelled", "ignored by the job: "),
+    ("RETRY", "ignore"): ("cancelled", "ignored by the job: "),
+    ("FAILURE", "error"): ("failed", "ValueError: body"),
+    ("SUCCESS", "error"): ("failed", "ValueError: body"),
+    ("RETRY", "value"): ("succeeded", None),
+    ("FAILURE", "value"): ("succeeded", None),
+}
+
+
+@pytest.mark.parametrize(("state", "ending"), SAID)
+def test_an_end_that_a_job_says_by_update_state_takes_effect_with_ignore_alone(
+    service: Service, state: str, ending: str
+) -> None:
+    label = str(uuid4())
+    job = python(service, f"print(says_its_end.delay({state!r}, {ending!r}, {label!r}).id)")
+    ends, error = SAID[state, ending]
+    service.wait(job, ends)
+    assert service.status(job)["error"] == error
+    if ends == "succeeded":
+        assert service.result(job) == (f"said {label}" if ending == "ignore" else label)
+    assert len(service.effects(label=label)) == 1
+
+
+@pytest.mark.parametrize("kind", ["uuid", "datetime", "bytes", "decimal", "no kind"])
+def test_a_payload_that_looks_like_an_encoded_object_harms_nobody(service: Service, kind: str) -> None:
+    """kombu decodes such objects as it reads a message."""
+    job, value = str(uuid4()), {"__type__": kind, "__value__": "1.5"}
+    foreign(service, f"send_task('mark', ({value},), task_id='{job}', queue='default')")
+    until(lambda: service.http.get(f"/api/v1/jobs/{job}").status_code != 404, 20, "its worker has it")
+    service.wait(job, "succeeded" if kind == "bytes" else "failed")
+    assert service.http.get("/console/dead-letters").status_code == 200
+    assert any(letter["id"] == job for letter in service.get("/dead-letters")) == (kind != "bytes")

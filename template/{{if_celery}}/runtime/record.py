@@ -38,7 +38,7 @@ ENVELOPE: dict[str, Any] = {"key": str, "trace_id": str, "submitted_at": (int, f
 
 NOTES = (
     "due_at", "ended_before", "error", "error_traceback", "outcome", "owner", "reason", "replaced", "result_size",
-    "run", "why",
+    "run", "why", "wished",
 )  # fmt: skip
 """What is noted on a request about its run."""
 

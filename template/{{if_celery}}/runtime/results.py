@@ -96,7 +96,7 @@ class JobBackend(RedisBackend):
     def _store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        if state not in STATES or not isinstance(request, Context):
+        if state not in STATES or not isinstance(request, Context) or task_id != request.id:
             return super()._store_result(task_id, result, state, traceback, request, **kwargs)
         meta = {  # Celery's own; its way to make it takes three times as long
             "status": state,
@@ -152,6 +152,7 @@ class JobBackend(RedisBackend):
             super().mark_as_revoked(task_id, reason, request, *args, **kwargs)
             return
         error = TaskRevokedError(reason)
+        request.update(why=request.get("why") or reason)
         self.store_result(task_id, error, states.REVOKED, request=request)
         self._end(request, error, "cancelled", reason or "cancelled")
 

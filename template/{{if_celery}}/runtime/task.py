@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 import structlog
 from billiard.common import terminate_handler_fired
 from billiard.process import current_process
+from celery import states
 from celery.app.task import Task
 from celery.exceptions import Ignore, Reject, Retry, SoftTimeLimitExceeded, WorkerShutdown, WorkerTerminate
 
@@ -136,6 +137,13 @@ class JobTask(SubmittableTask[P, R]):
             patiently(partial(records().finish, self.request, "queued", "replaced", **fields))
         return super().replace(sig)
 
+    def update_state(self, task_id: Any = None, state: Any = None, meta: Any = None, **kwargs: Any) -> None:
+        """As in Celery; a state in which a run ends takes effect with the `Ignore` that the job raises after it."""
+        if state in results.STATES and task_id in (None, self.request.id):
+            self.request.update(wished=(state, meta))
+        else:
+            super().update_state(task_id, state, meta, **kwargs)
+
     def _run(self, args: Any, kwargs: Any) -> Any:
         request = self.request
         args = [results.resolve(value, request.root_id) for value in args]
@@ -147,7 +155,7 @@ class JobTask(SubmittableTask[P, R]):
             self.before_run(request.id, args, kwargs)
             result = self.run(*args, **kwargs) if values is None else self.run(**values)
         except (Ignore, Reject, Retry) as wish:
-            return self._obey(wish)
+            result = self._obey(wish)
         finally:
             SoftLimit.heeded = False
         try:
@@ -156,11 +164,16 @@ class JobTask(SubmittableTask[P, R]):
             raise PermanentError(f"{self.name} returned {type(result).__name__}, which is not JSON: {error}") from error
         return results.keep(request, encoded)
 
-    def _obey(self, wish: Ignore | Reject | Retry) -> NoReturn:
+    def _obey(self, wish: Ignore | Reject | Retry) -> Any:
         """Give a job that raised one of Celery's own exceptions an end or another run; Celery drops some in silence."""
         if self.request.get("replaced"):
             raise wish
         if isinstance(wish, Ignore):
+            state, value = self.request.get("wished") or ("", None)
+            if state == states.SUCCESS:
+                return value
+            if state == states.FAILURE:
+                raise PermanentError(describe(value) if isinstance(value, BaseException) else str(value)) from wish
             self._cancelled(f"ignored by the job: {wish}")
         if isinstance(wish, Reject):
             if wish.requeue:

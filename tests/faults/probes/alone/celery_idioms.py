@@ -25,6 +25,50 @@ def retried_by_celery(label: str) -> None:
     raise ValueError("again")
 
 
+@shared_task(bind=True, name="odd_wish")
+def odd_wish(self: Any, wish: str, label: str) -> str:
+    """What Celery's own methods are asked for by mistake."""
+    tell(label)
+    odd = self.app.signature("mark", (label,))
+    match wish:
+        case "replaced by nothing":
+            raise self.replace(None)
+        case "replaced by no task":
+            raise self.replace(self.app.signature("no_such_task"))
+        case "replaced in no queue":
+            raise self.replace(odd.set(queue="no_such_queue"))
+        case "again after nan":
+            raise self.retry(countdown=float("nan"))
+        case "again after ages":
+            raise self.retry(countdown=1e30)
+        case "again before now":
+            raise self.retry(countdown=-5, max_retries=1)
+        case "again in no queue":
+            raise self.retry(queue="no_such_queue")
+        case "again without end":
+            raise self.retry(countdown=0, max_retries=None) if self.request.retries < 5 else ValueError("enough")
+        case "state of its own":
+            self.update_state(state="HALFWAY", meta={"at": 1})
+        case "state without sense":
+            self.update_state(state=None, meta=object())
+        case "state of another job":
+            self.update_state(task_id="another", state="SUCCESS", meta={"at": 1})
+            raise ValueError("body")
+    return label
+
+
+@shared_task(bind=True, name="says_its_end")
+def says_its_end(self: Any, state: str, ending: str, label: str) -> str:
+    """`update_state` with an end, as many do before `raise Ignore`."""
+    tell(label)
+    self.update_state(state=state, meta=ValueError("said") if state == "FAILURE" else f"said {label}")
+    if ending == "ignore":
+        raise Ignore
+    if ending == "error":
+        raise ValueError("body")
+    return label
+
+
 @shared_task(name="promises_broken", acks_late=False, rate_limit="1/s", serializer="pickle")
 def promises_broken() -> None:
     """For `doctor`."""
