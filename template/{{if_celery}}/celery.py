@@ -21,11 +21,12 @@ from kombu import Queue
 from . import broker
 from .logs import configure
 from .queues import DEFAULT_QUEUE, QUEUES
-from .runtime import transport
+from .runtime import serializer, transport
 from .runtime.connection import CONNECT_TIMEOUT, REPLY_TIMEOUT
 from .runtime.routing import job_modules, route
 from .settings import settings
 
+serializer.install()
 transport.install()
 
 RUNTIME = f"{__package__}.runtime"

@@ -1,5 +1,6 @@
 """Celery's own idioms keep the service's promises, or are refused in words (docs/idioms/celery.md)."""
 
+import json
 import shutil
 import subprocess
 import time
@@ -17,6 +18,7 @@ from ..contract.valkey import ask
 PROBES = Path(__file__).parent / "probes" / "alone" / "celery_idioms.py"
 
 BEGIN = """
+import uuid
 from celery import group
 from celery.result import AsyncResult
 from PACKAGE.celery import app
@@ -208,8 +210,43 @@ def test_what_has_expired_before_a_worker_came_is_cancelled(installed: Installed
         assert not alone.effects()
 
 
+@pytest.mark.parametrize("call", ["mark.apply_async(('x',), serializer='pickle')", "promises_broken.delay()"])
+def test_a_serializer_that_no_worker_reads_is_refused_at_the_call(service: Service, call: str) -> None:
+    assert "no worker reads messages of serializer='pickle'" in python(service, call, fails=True)
+
+
+UNSENDABLE = {
+    "pickled": "mark.si('x').set(serializer='pickle')",
+    "unfit": "mark.si(no_such_argument=1)",
+    "lost": "mark.si('x').set(queue='no_such')",
+}
+SHAPES = {
+    "chain": "first | bad | last",
+    "chord in chain": "first | group(bad, two) | last",
+    "fan-in": "chord([first, two], bad) | last",
+    "part": "chord([first | bad, two], last)",
+}
+
+
+@pytest.mark.parametrize("kind", UNSENDABLE)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_step_that_cannot_be_sent_ends_with_all_that_waits_for_it(service: Service, kind: str, shape: str) -> None:
+    code = f"""
+from celery import chord
+steps = {UNSENDABLE[kind]}, mark.si("first"), mark.si("last"), mark.si("two")
+bad, first, last, two = [step.set(task_id=str(uuid.uuid4())) for step in steps]
+({SHAPES[shape]}).apply_async()
+print(bad.options["task_id"], last.options["task_id"])
+"""
+    for job in python(service, code).split():
+        service.wait(job, "failed")
+    service.wait(service.submit("noop"))
+
+
 def test_a_pickled_message_is_a_dead_letter(service: Service) -> None:
-    job = python(service, "print(mark.apply_async(('x',), serializer='pickle').id)")
+    job = str(uuid4())
+    foreign(service, f"send_task('mark', ('x',), task_id='{job}', queue='default', serializer='pickle')")
+    until(lambda: service.http.get(f"/api/v1/jobs/{job}").status_code != 404, 20, "its worker has it")
     service.wait(job, "failed")
     assert service.get(f"/dead-letters/{job}")["reason"] == "undecodable"
 
@@ -308,6 +345,32 @@ def test_an_end_that_a_job_says_by_update_state_takes_effect_with_ignore_alone(
     if ends == "succeeded":
         assert service.result(job) == (f"said {label}" if ending == "ignore" else label)
     assert len(service.effects(label=label)) == 1
+
+
+NATIVE = """
+import datetime, decimal, uuid
+values = [uuid.UUID(int=7), datetime.datetime(2026, 1, 2, 3), decimal.Decimal("1.50"), b"\\xff"]
+values.append({"__type__": "uuid", "__value__": "x"})
+"""
+
+
+def test_values_that_json_has_no_word_for_come_as_they_were_also_in_a_replay(service: Service) -> None:
+    job = python(service, NATIVE + f"print(native_values.delay(*values, fails_first={str(uuid4())!r}).id)")
+    service.wait(job, "failed")
+    again = service.http.post(f"/api/v1/dead-letters/{job}/replay").json()["id"]
+    service.wait(again)
+    expected = python(service, NATIVE + "import json; print(json.dumps([repr(value) for value in values]))")
+    assert json.dumps(service.result(again)) == expected
+
+
+def test_what_looks_like_an_encoded_object_passes_all_of_a_workflow(service: Service) -> None:
+    code = """
+value = {"__type__": "uuid", "__value__": "x"}
+parts = group(passes_on.s(value) | passes_on.s(), passes_on.s([value]))
+flow = (parts | passes_on.s()).apply_async(headers={"tenant": value})
+print(flow.get(timeout=20) == [value, [value]])
+"""
+    assert python(service, code) == "True"
 
 
 @pytest.mark.parametrize("kind", ["uuid", "datetime", "bytes", "decimal", "no kind"])

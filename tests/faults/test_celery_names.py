@@ -51,6 +51,19 @@ def test_a_result_that_names_anothers_result_is_its_own(service: Service) -> Non
         assert service.result(job) == value
 
 
+KOMBU = [
+    {"__type__": kind, "__value__": "1.5"} for kind in ("uuid", "datetime", "bytes", "decimal", "literal", "other")
+]
+ENCODED = [*KOMBU, {"__type__": ["x"], "__value__": {"__type__": "bytes", "__value__": "x"}}, [{"in": KOMBU[:2]}]]
+
+
+@pytest.mark.parametrize("value", ENCODED)
+def test_a_payload_that_looks_like_an_encoded_object_comes_back_as_it_is(service: Service, value: object) -> None:
+    job = service.submit("echoes", {"value": value})
+    service.wait(job)
+    assert service.result(job) == value
+
+
 STRANGE: dict[str, dict[str, Any]] = {
     "an id like a lease": {"headers": {"id": "x:lease"}},
     "an id like our hash": {"headers": {"id": "queues"}},

@@ -37,6 +37,9 @@ VALUES = st.recursive(
     max_leaves=8,
 )
 REFERENCES = st.fixed_dictionaries({"$ref": TEXTS | NUMBERS, "bytes": st.integers(0, 9)})
+ENCODED = st.fixed_dictionaries(
+    {"__type__": st.sampled_from(["uuid", "bytes", "decimal", "other"]) | VALUES, "__value__": VALUES}
+)
 HOWS = ("result", "model", "progress", "error", "log")
 
 
@@ -189,7 +192,7 @@ def test_any_value_comes_back_or_fails_in_words(service: Service, count: int) ->
             shown = value.encode("utf-8", "backslashreplace").decode()
             assert shown.startswith(status["progress"]["message"][:1_000])
 
-    run(count, {"value": VALUES | REFERENCES | TEXTS, "how": st.sampled_from(HOWS)}, check)
+    run(count, {"value": VALUES | REFERENCES | ENCODED | TEXTS, "how": st.sampled_from(HOWS)}, check)
     checked(service.http.get("/api/v1/dead-letters"))
     checked(service.http.get("/console"))
     checked(service.http.get("/metrics"))

@@ -7,13 +7,12 @@ record expires. A job that has a message after all still runs once: its record d
 import time
 from collections.abc import Iterator
 
-from kombu.utils.json import loads
-
 from ..celery import app
 from ..contract import FINAL, BrokerUnavailable
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.record import job_key, records
 from ..runtime.routing import known_queue
+from ..runtime.serializer import loads
 from ..settings import NotConfigured, settings
 from . import losses
 

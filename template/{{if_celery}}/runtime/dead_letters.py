@@ -6,7 +6,6 @@ workflow.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable
 from logging import getLogger
@@ -23,6 +22,7 @@ from . import errors, workflows
 from .connection import redis
 from .errors import shorten
 from .record import envelope, is_job_id, job_key, priority_of, queue_of, records
+from .serializer import dumps, loads
 
 log = structlog.get_logger(__name__)
 PAGE = 200
@@ -62,7 +62,7 @@ def encode(request: Context, reason: str, error: str, traceback: str | None) -> 
         "priority": priority_of(request),
         "workflow": {"link": request.callbacks, "link_error": request.errbacks, "chain": request.chain},
     }
-    return json.dumps(letter, default=repr)
+    return dumps(letter)
 
 
 class JobConsumer(Consumer):
@@ -136,7 +136,7 @@ class JobConsumer(Consumer):
             {name: given[name] for name in CARRIED if name in given},
             id=job_id, task=job, delivery_info={"routing_key": queue},
         )  # fmt: skip
-        text = json.dumps(letter, default=repr)
+        text = dumps(letter)
         records().finish(request, "failed", "refused", letter=text, error=describe(error), priority=0)
         try:
             workflows.end(_app().backend, request, error, "failed", describe(error))
@@ -151,7 +151,7 @@ def listed(*, job: str | None, queue: str | None, reason: str | None, limit: int
     for start in range(0, redis().zcard("dead"), PAGE):
         ids = [str(job_id) for job_id in redis().zrange("dead", start, start + PAGE - 1, desc=True)]
         for text in redis().mget([f"dead:{job_id}" for job_id in ids]) if ids else []:
-            letter = json.loads(str(text)) if text else {}
+            letter = loads(text) if text else {}
             if letter and all(value is None or letter.get(name) == value for name, value in wanted.items()):
                 found.append(DeadLetter.model_validate({**letter, "traceback": ""}))
                 if len(found) == limit:
@@ -226,7 +226,7 @@ def _stored(job_id: str) -> dict[str, Any]:
     text = redis().get(f"dead:{job_id}") if is_job_id(job_id) else None
     if text is None:
         raise NotADeadLetter(f"there is no dead letter {job_id}")
-    return json.loads(str(text))
+    return loads(text)
 
 
 def _payload(letter: dict[str, Any]) -> Any:

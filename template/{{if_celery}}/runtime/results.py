@@ -4,7 +4,6 @@ Redis is memory, shared by all queues: over 64 KiB it holds a reference (claim c
 failures, the main process time-outs, lost workers and revocations: each is one step of record.lua.
 """
 
-import json
 import traceback as tracebacks
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +23,7 @@ from ..settings import settings
 from . import dead_letters, errors, workflows
 from .connection import patiently
 from .record import records, result_key
+from .serializer import loads
 
 REFERENCE = "$ref"
 T = TypeVar("T")
@@ -79,7 +79,7 @@ def resolve(value: Any, root: str | None) -> Any:
 def stored(job_id: str) -> Any:
     """What Redis holds as the result of a job that succeeded; None when its time is over."""
     meta = records().client.get(result_key(job_id))
-    return json.loads(str(meta))["result"] if meta else None
+    return loads(meta)["result"] if meta else None
 
 
 STATES: dict[str, tuple[State, str]] = {  # Celery's state: ours, and the outcome that is counted
@@ -120,7 +120,9 @@ class JobBackend(RedisBackend):
             outcome = "timed_out" if reason == "timed out" else outcome
         details = {"error": error, "result_size": request.get("result_size"), "due_at": request.get("due_at")}
         plain = state == states.SUCCESS and request.get("result_size")  # `keep` has made it plain JSON
-        encoded = to_json(meta).decode() if plain else str(self.encode(meta))
+        encoded = to_json(meta).decode() if plain else ""
+        if not plain or '"__type__"' in encoded:
+            encoded = str(self.encode(meta))
         ended = records().finish(request, ours, outcome, result=encoded, letter=letter, **details)
         request.update(ended_before=not ended)
         return result

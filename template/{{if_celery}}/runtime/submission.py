@@ -17,7 +17,6 @@ import structlog
 from celery import Task
 from celery.canvas import Signature
 from celery.result import AsyncResult
-from kombu.utils.json import dumps
 from pydantic import BaseModel
 from pydantic_core import to_json
 
@@ -27,6 +26,7 @@ from ..documents import jsonable
 from .bounds import checked_delay, checked_id, checked_key, checked_priority
 from .connection import UNAVAILABLE, patiently
 from .record import is_job_id, records
+from .serializer import dumps
 from .workflows import followers
 
 P = ParamSpec("P")
@@ -83,6 +83,8 @@ class SubmittableTask(Task, Generic[P, R]):
         """`apply_async` that also says whether this is a new job. `restart`: a job that ended gives up its key."""
         if "job" in (headers or {}) or self.app.conf.task_always_eager:  # sent again by the job itself
             return super().apply_async(args, kwargs, task_id, headers=headers, **options), True
+        if (serializer := options.get("serializer") or self.serializer) != "json":
+            raise ValueError(f"job {self.name}: no worker reads messages of serializer={serializer!r}: leave that out")
         values = self.bind_arguments(args or (), kwargs or {})
         if values is not None:
             args, kwargs = (), jsonable(values)

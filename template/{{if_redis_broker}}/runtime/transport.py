@@ -19,11 +19,11 @@ import kombu.transport
 from celery.worker import state
 from kombu.transport import redis, virtual
 from kombu.utils.encoding import bytes_to_str
-from kombu.utils.json import dumps, loads
 
 from ..settings import settings
 from .connection import UNAVAILABLE
 from .connection import redis as redis_client
+from .serializer import dumps, loads
 
 AFTER_EACH_STEP = "local function after(reply) return reply end\n"  # nothing: the messages themselves tell the backlog
 INDEX = "unacked_index"  # kombu's sorted set of unacknowledged deliveries, scored by time

@@ -6,7 +6,7 @@ from celery import shared_task  # ty: ignore[missing-module-member]
 from celery.exceptions import Ignore, Reject, Retry  # ty: ignore[import-not-found]
 
 from ..runtime.task import JobTask  # ty: ignore[import-not-found]
-from .probes import tell  # ty: ignore[import-not-found]
+from .probes import effects, tell  # ty: ignore[import-not-found]
 
 
 @shared_task(bind=True, name="retries_itself", max_retries=2)
@@ -67,6 +67,21 @@ def says_its_end(self: Any, state: str, ending: str, label: str) -> str:
     if ending == "error":
         raise ValueError("body")
     return label
+
+
+@shared_task(name="native_values")
+def native_values(*values: Any, fails_first: str = "") -> list[str]:
+    """Values that JSON has no word for; the first run may fail."""
+    if fails_first and not effects(fails_first):
+        tell(fails_first)
+        raise ValueError("first")
+    return [repr(value) for value in values]
+
+
+@shared_task(name="passes_on")
+def passes_on(value: Any) -> Any:
+    """A step of a workflow."""
+    return value
 
 
 @shared_task(name="promises_broken", acks_late=False, rate_limit="1/s", serializer="pickle")
