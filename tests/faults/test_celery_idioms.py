@@ -382,3 +382,35 @@ def test_a_payload_that_looks_like_an_encoded_object_harms_nobody(service: Servi
     service.wait(job, "succeeded" if kind == "bytes" else "failed")
     assert service.http.get("/console/dead-letters").status_code == 200
     assert any(letter["id"] == job for letter in service.get("/dead-letters")) == (kind != "bytes")
+
+
+@pytest.mark.parametrize(
+    ("stops", "starts"),
+    [
+        ("app.control.cancel_consumer('default')", "app.control.add_consumer('default')"),
+        ("app.control.pool_shrink(20)", "app.control.pool_grow(4)"),
+    ],
+    ids=["a queue left", "no process left"],
+)
+def test_health_says_what_a_worker_was_told_not_to_serve(service: Service, stops: str, starts: str) -> None:
+    python(service, stops)
+    until(lambda: "queue default has no live worker" in str(service.health()), 30, service.health)
+    job = service.submit("noop")
+    python(service, starts)
+    service.wait(job)
+    until(lambda: service.health()["ok"], 30, service.health)
+
+
+def test_a_job_that_adds_a_part_to_its_chord_and_a_stamped_one_keep_their_promises(service: Service) -> None:
+    code = """
+from celery import chord
+flow = chord([adds.s("a"), passes_on.s("b")], passes_on.s()).apply_async()
+stamped = mark.s("stamped", 30)
+stamped.stamp(tenant="acme")
+print(sorted(flow.get(timeout=20)) == ["a", "a added", "b"], stamped.apply_async().id)
+"""
+    whole, job = python(service, code).split()
+    assert whole == "True"
+    service.wait(job, "running")
+    python(service, "app.control.revoke_by_stamped_headers({'tenant': 'acme'}, terminate=True)")
+    service.wait(job, "cancelled")

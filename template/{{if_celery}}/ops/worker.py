@@ -212,11 +212,12 @@ def _keep_leases(sender: Any, **_: Any) -> None:
     global keeper
     if keeper is not None:
         return  # the consumer was started again after the broker had gone
-    name, size = sender.hostname, sender.pool.num_processes
-    queues = [queue.name for queue in sender.task_consumer.queues]
+    name, queues = sender.hostname, list[str]()
 
     def enlist(client: Redis) -> None:
-        running = len(state.active_requests)
+        size, running = sender.pool.num_processes, len(state.active_requests)
+        if sender.task_consumer:  # else it is connecting
+            queues[:] = [queue.name for queue in sender.task_consumer.queues if size]
         workers.enlist(client, name, {"queues": queues, "concurrency": size, "running": running})
 
     def sign_of_life(_: Redis) -> None:

@@ -32,7 +32,8 @@ def alive() -> list[WorkerStatus]:
         (seconds, microseconds), entries = pipe.execute()
     living, forgotten, now = [], [], seconds + microseconds / 1e6
     for name, text in sorted(entries.items()):
-        worker = WorkerStatus(name=name, **json.loads(text))
+        entry = json.loads(text)
+        worker = WorkerStatus(name=name, **{**entry, "queues": list(entry["queues"])})  # Lua writes no queues as {}
         if abs(now - worker.seen_at) < 3 * settings().renewal:
             living.append(worker)
         elif abs(now - worker.seen_at) > 3600:

@@ -78,6 +78,13 @@ def native_values(*values: Any, fails_first: str = "") -> list[str]:
     return [repr(value) for value in values]
 
 
+@shared_task(name="adds", bind=True)
+def adds(self: Any, value: Any) -> Any:
+    """A part that adds another."""
+    self.add_to_chord(passes_on.s(f"{value} added"))
+    return value
+
+
 @shared_task(name="passes_on")
 def passes_on(value: Any) -> Any:
     """A step of a workflow."""
