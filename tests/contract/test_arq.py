@@ -260,3 +260,21 @@ def test_a_job_that_kills_its_process_does_not_take_those_beside_it_with_it(inst
             service.wait(other, within=60)
         assert [letter["id"] for letter in service.dead_letters()] == [job]
         assert len(service.effects(label="poison")) == 3
+
+
+def test_jobs_that_may_kill_their_process_hold_up_the_others_for_a_lease_at_most(installed: Installed) -> None:
+    """A long job that was killed twice beside a poisonous one is as suspect as that; both run on, and so do others."""
+    lease = 6
+    with running(installed, lease=lease, renewal=2) as service:
+        long = service.submit("mark", {"label": "long", "seconds": 60})
+        service.told("long")
+        poison = service.submit("poison", {"label": "poison"})
+        service.told("long", 3, within=30)
+        for _ in range(5):
+            began = time.monotonic()
+            service.wait(service.submit("noop"))
+            assert time.monotonic() - began < 2 * lease + 3
+        assert service.status(long)["state"] == "running"
+        service.wait(long, within=90)
+        service.wait(poison, "failed", within=60)
+        assert [letter["id"] for letter in service.dead_letters()] == [poison]

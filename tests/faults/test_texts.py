@@ -135,6 +135,14 @@ def test_any_body_is_accepted_whole_or_refused_in_words(service: Service, count:
     run(count, {"body": documents, "name": st.sampled_from(["mark", "noop", "takes"]), "kind": kinds}, check)
 
 
+@pytest.mark.parametrize("text", ["x" * 990, "x" * 1_100, "long " * 2_000, "😀" * 300])
+def test_an_id_of_any_length_is_answered(service: Service, text: str) -> None:
+    for path in ("/api/v1/jobs/{}", "/api/v1/jobs/{}/result", "/api/v1/dead-letters/{}", "/console/jobs/{}"):
+        assert service.http.get(path.format(quote(text))).status_code == 404
+    for method, path in (("DELETE", "/api/v1/jobs/{}"), ("POST", "/api/v1/dead-letters/{}/replay")):
+        assert service.http.request(method, path.format(quote(text))).status_code == 404
+
+
 @examples(150, 4_000)
 def test_any_path_query_and_key_is_answered(service: Service, count: int) -> None:
     paths = st.sampled_from([
@@ -212,10 +220,14 @@ def ended(service: Service, job: str) -> dict[str, Any]:
     return status
 
 
+KEYS: dict[str, str] = {}
+"""The job of each key in this service."""
+
+
 @examples(30, 500)
 def test_any_text_is_a_key(service: Service, count: int) -> None:
     """By the payload; the same text is the same job, another text another one."""
-    jobs: dict[str, str] = {}
+    jobs = KEYS
 
     def check(text: str) -> None:
         answer = service.post("keyed_by", {"text": text})

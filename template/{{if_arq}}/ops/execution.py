@@ -60,6 +60,7 @@ class Taken:
     began: float = field(default_factory=time.monotonic)
     stopped: str = ""  # why the worker stops it: cancelled, draining, given up
     ending: bool = False  # its end is being written down: too late to stop it
+    waits: bool = False  # to run alone: it has no slot yet, and its limits do not count
     watched: telemetry.Run | None = None
 
     @classmethod

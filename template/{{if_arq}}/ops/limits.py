@@ -36,5 +36,8 @@ def over_hard_limit(worker: "QueueWorker", grace: float = 0) -> list[Taken]:
     return [
         taken
         for taken in list(worker.running.values())
-        if not taken.ending and (job := worker.jobs.get(taken.name)) and now - taken.began > job.hard_limit + grace
+        if not taken.ending
+        and not taken.waits
+        and (job := worker.jobs.get(taken.name))
+        and now - taken.began > job.hard_limit + grace
     ]

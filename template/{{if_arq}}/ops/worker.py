@@ -100,7 +100,8 @@ class QueueWorker(Worker):
         self.known = json.dumps({job.name: job.singleton or "" for job in self.jobs.values()})
         self.running: dict[str, Taken] = {}
         self.started: set[str] = set()  # those, and what was given up but has not returned
-        self.alone: Taken | None = None
+        self.suspect: Taken | None = None  # the one that runs of those that killed a worker twice, or ran beside it
+        self.alone: Taken | None = None  # the same, for as long as others are left out
         self.asked = 0  # jobs that are being taken now
         self.unsure = False  # whether Redis may have handed out jobs in an answer that got lost
         self.more = False  # whether there were as many as asked for
@@ -167,7 +168,7 @@ class QueueWorker(Worker):
 
     def occupied(self) -> int:
         """Slots that jobs run in. One whose end is being written down needs none."""
-        return sum(not taken.ending for taken in list(self.running.values()))
+        return sum(not taken.ending and not taken.waits for taken in list(self.running.values()))
 
     async def _take(self) -> float:
         """Start what may start, half of all slots at most; answers in how many seconds to look again."""
@@ -183,7 +184,7 @@ class QueueWorker(Worker):
             replies, due = await records().step("take", self.execution.owner, free, self.known, *self.queues, once=True)
             self.more, self.empty = len(replies) == free, due < 0 and not replies
             for taken in map(Taken.of, replies):
-                if self.alone:  # it came meanwhile
+                if self.alone and taken.detail != "alone":  # it came meanwhile
                     await self.execution.hand_back(taken)
                 else:
                     self._start(taken)
@@ -195,28 +196,46 @@ class QueueWorker(Worker):
         return 0.0 if replies else IDLE if due < 0 else min(IDLE, due / 1000)
 
     def _start(self, taken: Taken) -> None:
-        if taken.detail == "alone":
-            self.alone = taken
-        task = self.loop.create_task(self._run(taken, [*self.tasks.values()] if self.alone else []))
+        task = self.loop.create_task(self._run(taken))
         self.running[taken.id], self.tasks[taken.id] = taken, task
         self.started.add(taken.id)
         task.add_done_callback(partial(self._done, taken))
 
-    async def _run(self, taken: Taken, beside: Sequence["asyncio.Task[Any]"]) -> None:
+    async def _run(self, taken: Taken) -> None:
         try:
-            if beside:
-                await asyncio.wait(beside)
+            if taken.detail == "alone":
+                await self._wait_to_be_alone(taken)
         except asyncio.CancelledError:
             return await self.execution.hand_back(taken)
         taken.began = time.monotonic()
         return await self.execution.run(taken)
 
+    async def _wait_to_be_alone(self, taken: Taken) -> None:
+        """Let what runs end; of what is still there after a lease, no job can be in its third death.
+
+        Other jobs are left out for at most a lease before it begins and one after: if they waited for its end, or for
+        that of a long job beside it, the worker would stand still.
+        """
+        taken.waits = True
+        while self.suspect:
+            await asyncio.sleep(1)
+        self.suspect = self.alone = taken
+        if beside := [self.tasks[other.id] for other in self.running.values() if not other.waits]:
+            await asyncio.wait(beside, timeout=settings().lease)
+        taken.waits = False
+        self.loop.call_later(settings().lease, self._let_others_in, taken)
+
+    def _let_others_in(self, taken: Taken) -> None:
+        if self.alone is taken:
+            self.alone = None
+            self.wake()
+
     def forget(self, taken: Taken) -> None:
         """It runs no more, or nobody waits for it: its slot is free."""
         if self.running.get(taken.id) is taken:
             del self.running[taken.id], self.tasks[taken.id]
-        if self.alone is taken:
-            self.alone = None
+        if self.suspect is taken:
+            self.suspect = self.alone = None
             self.wake()
         elif not taken.ending:  # otherwise its slot has been free since then
             self.wake()

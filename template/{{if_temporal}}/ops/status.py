@@ -34,6 +34,7 @@ CLOSED: dict[WorkflowExecutionStatus, State] = {
     WorkflowExecutionStatus.FAILED: "failed",
     WorkflowExecutionStatus.TIMED_OUT: "failed",
 }
+LONGEST_ID = 1000  # the server's limit.maxIDLength
 FIRST_TASK = 3  # events in the history of a workflow whose first task has not ended
 SILENT = 2.5  # renewals without a sign of life
 NOT_THERE = {RPCStatusCode.NOT_FOUND, RPCStatusCode.INVALID_ARGUMENT}
@@ -90,6 +91,8 @@ def job_id(found: WorkflowExecution, memo: Memo, generation: int | None = None) 
 async def describe(wanted: JobId) -> WorkflowExecutionDescription:
     """The latest run of the chain that the job is; raises UnknownJob."""
     server = await client()
+    if len(wanted.workflow_id) > LONGEST_ID:  # its refusal, which quotes the id, would be no HTTP/2
+        raise UnknownJob(f"there is no job with an id of {len(wanted.workflow_id)} characters")
     try:
         found = await server.get_workflow_handle(wanted.workflow_id).describe()
         if wanted.run_id and wanted.run_id not in (found.raw_info.first_run_id, found.run_id):
