@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -16,6 +17,7 @@ from ..contract.installed import Installed
 from ..contract.processes import Process, free_ports, until
 from ..contract.service import Service, running
 from ..contract.valkey import ask, start_node, start_sentinel
+from .foreign import foreign
 
 SECONDS = 4  # that it lasts
 AHEAD = """import time
@@ -213,3 +215,25 @@ def failover(service: Service, sentinel: int) -> str:
         return str(ask(service, "SENTINEL", "FAILOVER", "jobs", port=sentinel)).replace("True", "OK")
     except subprocess.CalledProcessError:  # the one before is not over
         return ""
+
+
+OURS = "other.conf.broker_transport_options = {'sep': ':', 'priority_steps': list(range(10))}"  # as in broker.py
+
+
+@pytest.mark.parametrize("priority", [3, 9])
+def test_a_job_of_another_program_in_a_list_that_no_worker_reads_is_found(served: Service, priority: int) -> None:
+    foreign(served, f"send_task('mark', ('stray',), queue='bulk', priority={priority})")
+    assert "queue bulk holds 1 messages" in " ".join(served.cli("doctor", code=1).split())
+    ask(served, "DEL", f"bulk\x06\x16{priority}")
+    assert "queue bulk " not in served.cli("doctor")
+
+
+@pytest.mark.parametrize("priority", [-3, 5.5, 10**30, "7", [1]])
+def test_a_priority_that_no_queue_has_makes_no_job_unreadable(served: Service, priority: object) -> None:
+    job = str(uuid4())
+    foreign(served, f"send_task('ends', ('error', 'x'), task_id='{job}', queue='default', priority={priority!r})", OURS)
+    until(lambda: served.http.get(f"/api/v1/jobs/{job}").status_code != 404, 20, "its worker has it")
+    served.wait(job, "failed")
+    assert served.status(job)["priority"] in range(10)
+    assert served.get(f"/dead-letters/{job}")["reason"] == "unexpected"
+    assert served.http.get("/console/dead-letters").status_code == 200

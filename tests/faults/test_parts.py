@@ -159,7 +159,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.fixture(scope="module")
 def flows(installed: Installed, pytestconfig: pytest.Config) -> Iterator[Flows]:
     stack = stack_of(installed)
-    with running(installed) as service:
+    with running(installed, workers=0) as service:
+        service.start_worker("default", "bulk")
         service.start_worker("critical")  # for what builds workflows and ends their parts
         service.wait_for_workers(2)
         singletons = SINGLETONS[stack]

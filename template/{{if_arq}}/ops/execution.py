@@ -60,7 +60,7 @@ class Taken:
     began: float = field(default_factory=time.monotonic)
     stopped: str = ""  # why the worker stops it: cancelled, draining, given up
     ending: bool = False  # its end is being written down: too late to stop it
-    waits: bool = False  # to run alone: it has no slot yet, and its limits do not count
+    waits: bool = False  # to run alone: its limits do not count yet
     watched: telemetry.Run | None = None
 
     @classmethod
@@ -189,9 +189,9 @@ class Execution:
         error = TimedOut(f"longer than {job.hard_limit:g} s, and does not stop")
         await self._dead(taken, _read(taken), "timed_out", "timed out", error, stack)
 
-    async def hand_back(self, taken: Taken) -> None:
-        """We stopped the run, not the job: it will run again, without a try spent."""
-        await self._finish(taken, "queued", "handed_back")
+    async def hand_back(self, taken: Taken, delay: float = 0) -> None:
+        """We stopped the run, not the job: it will run again, without a try spent. With a delay it stays suspect."""
+        await self._finish(taken, "queued", "handed_back", delay=delay)
 
     async def _failed(self, job: Job[Any, Any], taken: Taken, call: dict[str, Any], error: BaseException) -> None:
         decision = _decide(job, taken.attempt, error)

@@ -35,6 +35,7 @@ from .wakeups import listen
 
 log = structlog.get_logger(__name__)
 IDLE = 1.0  # seconds after which an idle worker looks by itself, should a wake-up have been lost
+SUSPECTS_AGAIN = 2.0  # seconds until a job that may kill its worker is taken again, perhaps by an idle worker
 LAST_WORDS = 2.0  # seconds that a job has when it is stopped
 
 
@@ -100,7 +101,7 @@ class QueueWorker(Worker):
         self.known = json.dumps({job.name: job.singleton or "" for job in self.jobs.values()})
         self.running: dict[str, Taken] = {}
         self.started: set[str] = set()  # those, and what was given up but has not returned
-        self.suspect: Taken | None = None  # the one that runs of those that killed a worker twice, or ran beside it
+        self.suspect: Taken | None = None  # a job that killed its worker twice, or ran beside one that did
         self.alone: Taken | None = None  # the same, for as long as others are left out
         self.asked = 0  # jobs that are being taken now
         self.unsure = False  # whether Redis may have handed out jobs in an answer that got lost
@@ -168,7 +169,7 @@ class QueueWorker(Worker):
 
     def occupied(self) -> int:
         """Slots that jobs run in. One whose end is being written down needs none."""
-        return sum(not taken.ending and not taken.waits for taken in list(self.running.values()))
+        return sum(not taken.ending for taken in list(self.running.values()))
 
     async def _take(self) -> float:
         """Start what may start, half of all slots at most; answers in how many seconds to look again."""
@@ -184,7 +185,9 @@ class QueueWorker(Worker):
             replies, due = await records().step("take", self.execution.owner, free, self.known, *self.queues, once=True)
             self.more, self.empty = len(replies) == free, due < 0 and not replies
             for taken in map(Taken.of, replies):
-                if self.alone and taken.detail != "alone":  # it came meanwhile
+                if self.suspect and taken.detail == "alone":  # if that one kills the worker, this one must not be there
+                    await self.execution.hand_back(taken, delay=SUSPECTS_AGAIN)
+                elif self.alone:  # it came meanwhile
                     await self.execution.hand_back(taken)
                 else:
                     self._start(taken)
@@ -196,34 +199,30 @@ class QueueWorker(Worker):
         return 0.0 if replies else IDLE if due < 0 else min(IDLE, due / 1000)
 
     def _start(self, taken: Taken) -> None:
-        task = self.loop.create_task(self._run(taken))
+        if taken.detail == "alone":
+            self.suspect = self.alone = taken
+        task = self.loop.create_task(self._run(taken, [*self.tasks.values()] if self.alone else []))
         self.running[taken.id], self.tasks[taken.id] = taken, task
         self.started.add(taken.id)
         task.add_done_callback(partial(self._done, taken))
 
-    async def _run(self, taken: Taken) -> None:
-        try:
-            if taken.detail == "alone":
-                await self._wait_to_be_alone(taken)
-        except asyncio.CancelledError:
-            return await self.execution.hand_back(taken)
-        taken.began = time.monotonic()
-        return await self.execution.run(taken)
-
-    async def _wait_to_be_alone(self, taken: Taken) -> None:
-        """Let what runs end; of what is still there after a lease, no job can be in its third death.
+    async def _run(self, taken: Taken, beside: Sequence["asyncio.Task[Any]"]) -> None:
+        """A suspect waits for what runs `beside` it; whatever is left after a lease is in its first or second death.
 
         Other jobs are left out for at most a lease before it begins and one after: if they waited for its end, or for
         that of a long job beside it, the worker would stand still.
         """
-        taken.waits = True
-        while self.suspect:
-            await asyncio.sleep(1)
-        self.suspect = self.alone = taken
-        if beside := [self.tasks[other.id] for other in self.running.values() if not other.waits]:
-            await asyncio.wait(beside, timeout=settings().lease)
-        taken.waits = False
-        self.loop.call_later(settings().lease, self._let_others_in, taken)
+        try:
+            if beside:
+                taken.waits = True
+                await asyncio.wait(beside, timeout=settings().lease)
+                taken.waits = False
+        except asyncio.CancelledError:
+            return await self.execution.hand_back(taken)
+        if self.alone is taken:
+            self.loop.call_later(settings().lease, self._let_others_in, taken)
+        taken.began = time.monotonic()
+        return await self.execution.run(taken)
 
     def _let_others_in(self, taken: Taken) -> None:
         if self.alone is taken:

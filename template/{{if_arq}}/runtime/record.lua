@@ -403,7 +403,7 @@ function steps.finish()
   end
   redis.call('HSET', job, 'state', state, 'queue', queue, unpack(ARGV, 10))
   if delay > 0 then redis.call('HSET', job, 'due_at', now + delay / 1000) end
-  redis.call('HDEL', job, 'lost')  -- it can end without killing its worker
+  if ARGV[4] ~= 'handed_back' or delay == 0 then redis.call('HDEL', job, 'lost') end  -- it can end without killing its worker
   if state == 'retrying' then
     redis.call('HINCRBY', job, 'retries', 1)
   elseif was == 'running' then

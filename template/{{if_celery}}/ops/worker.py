@@ -37,7 +37,7 @@ from ..runtime.record import clear_notes, envelope, is_job_id, owner, queue_of, 
 from ..runtime.routing import known_queue
 from ..runtime.task import JobTask, StandIn
 from ..settings import settings
-from . import repair, workers
+from . import losses, repair, workers
 from .leases import LeaseKeeper
 
 
@@ -77,19 +77,10 @@ def check() -> Iterator[tuple[str, str, str]]:
         if not name.startswith("celery."):
             yield from _check_options(name, task)
     with suppress(*UNAVAILABLE):
-        yield from _check_strays()
+        for name, count, mend in losses.strays():
+            if count:
+                yield f"queue {name}", f"holds {count} messages that no worker reads", mend
     yield from repair.check()
-
-
-def _check_strays() -> Iterator[tuple[str, str, str]]:
-    """Other programs write lists that no worker reads: without a queue, or with kombu's own names for priorities."""
-    mends = {
-        queue.name: "send them without priority=, or with broker.py's `sep` and `priority_steps`" for queue in QUEUES
-    }
-    for name, mend in {"celery": "send them with queue=, one of queues.py's", **mends}.items():
-        own = [] if name in mends else [name]
-        if strays := sum(redis().llen(key) for key in (*own, *(f"{name}\x06\x16{step}" for step in (3, 6, 9)))):
-            yield f"Redis list {name}", f"holds {strays} jobs that no worker reads", mend
 
 
 def _check_options(name: str, task: Any) -> Iterator[tuple[str, str, str]]:

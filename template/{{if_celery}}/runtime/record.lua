@@ -43,9 +43,13 @@ function steps.reserve()
     end
     redis.call('SET', claim, id .. '|' .. ARGV[4], 'EX', RESERVED)
   end
-  if redis.call('HDEL', job, 'follows') == 1 and redis.call('HEXISTS', job, 'cancel') == 0 then  -- its turn has come
-    redis.call('HDEL', job, 'name', 'state', 'message', 'queue', 'priority', 'error', 'finished_at')
-    redis.call('HSET', job, 'reserved', 1)
+  -- Asked first: after any HDEL a Redis without memory would refuse nothing that this step writes.
+  if redis.call('HEXISTS', job, 'follows') == 1 then
+    redis.call('HDEL', job, 'follows')
+    if redis.call('HEXISTS', job, 'cancel') == 0 then  -- its turn has come
+      redis.call('HDEL', job, 'name', 'state', 'message', 'queue', 'priority', 'error', 'finished_at')
+      redis.call('HSET', job, 'reserved', 1)
+    end
   end
   if redis.call('EXISTS', job) == 0 then redis.call('HSET', job, 'reserved', 1) end  -- how many senders it has
   for field, value in pairs(record) do redis.call('HSETNX', job, field, value) end

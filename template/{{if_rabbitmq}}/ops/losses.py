@@ -7,7 +7,7 @@ key taken. What RabbitMQ holds is known as a number for each queue, and without 
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from amqp.exceptions import NotFound
 from kombu import Queue
@@ -57,6 +57,11 @@ def ready(queues: Iterable[str] = NAMES) -> dict[str, int]:
             except NotFound:
                 counts[queue] = 0
     return counts
+
+
+def strays() -> Iterator[tuple[str, int, str]]:
+    """What other programs sent without a queue: queue, count, how to send it."""
+    yield "celery", ready(["celery"])["celery"], "send them with queue=, one of queues.py's"
 
 
 def count_lost() -> dict[str, int]:

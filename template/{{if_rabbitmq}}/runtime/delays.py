@@ -11,14 +11,17 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from .connection import redis
+from .record import job_key
 
 MOVING = 10.0  # seconds in which a worker must have sent on what it took; then another one does
 AT_ONCE = 100  # messages
 WAKE = "delayed:wake"
 
-# KEYS: due times, messages, wake list, messages by job. ARGV: id, due, message, job.
-PARK = """redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
-redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
+# KEYS: due times, messages, wake list, messages by job, record. ARGV: id, due, message, job. One that was cancelled
+# before it was sent, as a later step, is due at once: what waits for it must know.
+PARK = """local cancelled = redis.call('HEXISTS', KEYS[5], 'cancel') == 1
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
+redis.call('ZADD', KEYS[1], cancelled and 0 or ARGV[2], ARGV[1])
 redis.call('HSET', KEYS[4], ARGV[4], ARGV[1])
 if redis.call('ZRANK', KEYS[1], ARGV[1]) == 0 then
   redis.call('DEL', KEYS[3])
@@ -58,7 +61,7 @@ def park(message: Any, queue: str, due: float) -> None:
     body = message.body if isinstance(message.body, str) else bytes(message.body).decode()
     kept = json.dumps([queue, body, message.properties])
     job_id = message.properties["application_headers"]["id"]
-    redis().eval(PARK, 4, *KEYS, WAKE, JOBS, uuid.uuid4().hex, due, kept, job_id)
+    redis().eval(PARK, 5, *KEYS, WAKE, JOBS, job_key(job_id), uuid.uuid4().hex, due, kept, job_id)
 
 
 def bring_forward(job_id: str) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..queues import QUEUES
@@ -14,6 +14,7 @@ NAMES = [queue.name for queue in QUEUES]
 OTHERS: list[str] = []  # queues of no jobs, which may need a repair, too
 WAITING = {"queued", "scheduled", "retrying"}
 PAGE = 1000
+FOREIGN = ("\x06\x163", "\x06\x166", "\x06\x169")  # what kombu adds to a queue's name for its priorities
 
 
 def count_lost() -> dict[str, int]:
@@ -25,6 +26,21 @@ def count_lost() -> dict[str, int]:
 def list_lost(queue: str) -> list[str]:
     """The ids of its jobs without a message."""
     return [job_id for job_id, found_in in _lost() if found_in == queue]
+
+
+def strays() -> Iterator[tuple[str, int, str]]:
+    """What other programs sent without a queue, or by kombu's names for priorities: queue, count, how to send it."""
+    yield "celery", _waiting("celery", ("", *FOREIGN)), "send them with queue=, one of queues.py's"
+    for name in NAMES:
+        yield (
+            name,
+            _waiting(name, FOREIGN),
+            "send them without priority=, or with broker.py's `sep` and `priority_steps`",
+        )
+
+
+def _waiting(queue: str, suffixes: Iterable[str]) -> int:
+    return sum(redis().llen(f"{queue}{suffix}") for suffix in suffixes)
 
 
 def restore(queue: str) -> None:
