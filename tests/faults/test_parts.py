@@ -214,7 +214,12 @@ def test_what_waits_for_a_part_ends_with_it(flows: Flows, construct: str, how: s
         assert how not in ("cancelled waiting", "cancelled running") or outcome["error"] == "cancelled"
     handled = construct in HANDLED and how != "succeeds"
     label = f"{flow.label} error" if stack_of(service.installed) == "celery" else f"{flow.part}-error"
-    until(lambda: len(service.effects(label=label)) == handled, 10)
+    most = 3 if stack_of(service.installed) == "arq" else 1  # there a poisonous part takes those beside it along
+
+    def handled_as_often_as_needed() -> bool:
+        return handled <= len(service.effects(label=label)) <= handled * most
+
+    until(handled_as_often_as_needed, 10, lambda: service.effects(label=label))
 
 
 def test_nothing_is_left_behind(flows: Flows) -> None:

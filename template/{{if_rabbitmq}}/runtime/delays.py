@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from .connection import redis
-from .record import job_key
 
 MOVING = 10.0  # seconds in which a worker must have sent on what it took; then another one does
 AT_ONCE = 100  # messages
@@ -61,7 +60,7 @@ def park(message: Any, queue: str, due: float) -> None:
     body = message.body if isinstance(message.body, str) else bytes(message.body).decode()
     kept = json.dumps([queue, body, message.properties])
     job_id = message.properties["application_headers"]["id"]
-    redis().eval(PARK, 5, *KEYS, WAKE, JOBS, job_key(job_id), uuid.uuid4().hex, due, kept, job_id)
+    redis().eval(PARK, 5, *KEYS, WAKE, JOBS, f"job:{job_id}", uuid.uuid4().hex, due, kept, job_id)
 
 
 def bring_forward(job_id: str) -> None:

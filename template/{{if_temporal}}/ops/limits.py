@@ -22,7 +22,7 @@ from ..settings import settings
 from . import threads
 
 LAST_WORDS = 2.0  # seconds that a job has when its worker stops
-FIRST_BEAT = 0.5  # seconds; each later pause is twice as long, up to RENEWAL: a cancel arrives with the answer
+FIRST_BEAT = 0.5  # seconds; each later pause is twice as long, up to half of RENEWAL: a cancel arrives with the answer
 LOOK = 1.0  # seconds between two looks whether the worker stops; a coroutine is cancelled then
 
 
@@ -76,7 +76,7 @@ class Limits:
         task = asyncio.ensure_future(run)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())  # of one that was given up
         began = beaten = time.monotonic()
-        pause = min(FIRST_BEAT, settings().renewal)
+        pause = min(FIRST_BEAT, settings().renewal / 2)
         while not task.done():
             now = time.monotonic()
             left = began + (self.job.hard_limit if self.overdue else self.job.soft_limit) - now
@@ -89,7 +89,7 @@ class Limits:
                 self._interrupt(task)
             elif (due := beaten + pause - now) <= 0:
                 self.beat()
-                beaten, pause = now, min(2 * pause, settings().renewal)
+                beaten, pause = now, min(2 * pause, settings().renewal / 2)
             else:
                 await self._wait(task, min(left, due, LOOK))
         if self.overdue and _cancelled(task):
