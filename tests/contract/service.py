@@ -150,10 +150,6 @@ def running(installed: Installed, workers: int = 1, **settings: Any) -> Generato
             service.start_worker()
         service.start_api()
         service.wait_for_workers(workers)
-        if workers and (kept := installed.stack.kept):
-            file, queues = service.folder / "broker" / kept[0], {queue["name"] for queue in service.get("/queues")}
-            texts = [text for queue, text in kept[1].items() if queue in queues]
-            until(lambda: all(text in file.read_bytes() for text in texts), 20, f"{texts} in {file}")
         yield service
     finally:
         service.close()

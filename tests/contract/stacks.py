@@ -131,8 +131,6 @@ class Stack:
     """Other variables, with `{next}`: the port after the broker's."""
     bad_setting: tuple[str, str] = ("redis_url", "amqp://host")
     """An address of a broker that cannot be one."""
-    kept: tuple[str, Mapping[str, bytes]] | None = None
-    """A file of the broker, in its folder, and what stands in it for a queue that a kill -9 no longer takes along."""
     programs: Mapping[str, str] = field(default_factory=dict)
     """What the service finds by a variable, and the script that prints where it is."""
     meaningless: Mapping[str, str] = field(default_factory=dict)
@@ -196,11 +194,6 @@ STACKS = {
             beside={"REDIS_URL": "redis://127.0.0.1:{next}/0"},
             injector=INJECT_INTO_RABBITMQ,
             bad_setting=("rabbitmq_url", "redis://host"),
-            # A node notes a new quorum queue in memory, and seconds later here; docs/operating.md tells of it.
-            kept=(
-                "rabbit@localhost/quorum/rabbit@localhost/names.dets",
-                {"critical": b"%2F_critical", "high": b"%2F_high"},
-            ),
             programs={"RABBITMQ_SERVER": "scripts/rabbitmq.sh"},
             meaningless={
                 "test_celery_redis.py::*": "its messages do not pass Redis, which keeps the records alone",

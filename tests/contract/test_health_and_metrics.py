@@ -118,7 +118,7 @@ def test_an_outage_of_the_broker_is_told_but_restarts_nobody(outage: Outage) -> 
     assert httpx.get(f"{outage.probe}/live").status_code == 200
     assert httpx.get(f"{outage.probe}/ready").status_code == 503
     service.start_broker()
-    until(lambda: service.http.get("/health/jobs").status_code == 200, 40, service.health)
+    until(lambda: service.http.get("/health/jobs").status_code == 200, 60, service.health)
     assert outage.worker.returncode is None
     service.wait(service.submit("noop"))
 
