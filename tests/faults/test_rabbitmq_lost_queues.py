@@ -49,7 +49,7 @@ def test_what_the_node_lost_for_good_is_declared_again_and_its_jobs_are_sent_aga
         waiting = until(lambda: _accepted(service), 90)
         for job in (held, waiting):
             service.wait(job, within=60)
-        assert len(service.effects(label="held")) == len(service.effects(label="after")) == 1
+        assert len(service.effects(label="held")) == len(service.effects(label="after critical")) == 1
         assert worker.returncode is None
 
 
