@@ -25,6 +25,8 @@ class NotJsonError(ValueError):
 
 def encode(value: object) -> bytes:
     """The value as JSON. Raises NotJsonError."""
+    if value is None:  # the commonest
+        return b"null"
     encoded = _encode(value)
     if len(encoded) <= READ_BACK or LONG_NUMBER.search(encoded):
         _read_back(encoded)

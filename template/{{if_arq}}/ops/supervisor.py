@@ -5,6 +5,7 @@ the jobs would wait for their leases; here another child starts at once.
 """
 
 import ctypes
+import gc
 import mmap
 import os
 import signal
@@ -48,6 +49,8 @@ def supervise(work: Callable[[str], None], queues: Sequence[str]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    gc.collect()
+    gc.freeze()  # what was imported is left out of the collections of each child
     while not stopping:
         owner, began, parent = uuid.uuid4().hex, time.monotonic(), os.getpid()
         child = os.fork()
