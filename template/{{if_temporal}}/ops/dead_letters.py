@@ -34,6 +34,7 @@ from . import history, status
 from .backlog import AT_ONCE, DEAD, ON_QUEUES, OPEN, count, moment, quoted
 
 FAILED = {WorkflowExecutionStatus.FAILED, WorkflowExecutionStatus.TIMED_OUT}
+GONE = {*FAILED, WorkflowExecutionStatus.CANCELED, WorkflowExecutionStatus.TERMINATED}
 WINDOWS = (3600.0, 30 * 86_400.0, None)  # seconds back that are searched one after the other for the newest
 SETTLED = 10.0  # seconds an open workflow is given before it may be called stuck
 LOOKED_AT = 200  # open workflows at most that are described to find stuck ones, on servers that cannot list them
@@ -185,6 +186,10 @@ async def _replay(job_id: str, wanted: JobId) -> Submission:
     if not letter.replayable:
         raise ContractError(f"dead letter {job_id} ({letter.reason}) cannot be run again: discard it")
     if found.status in FAILED:
+        latest = await status.describe(JobId(found.id))
+        if latest.run_id != found.run_id and latest.status not in GONE:  # a reset would end that one
+            using = status.job_id(latest, await status.read(latest))
+            raise ContractError(f"dead letter {job_id}: its key is in use by job {using}; replay when that has ended")
         return Submission(id=str(JobId(found.id, await _reset(found))), created=True)
     await _update(found, "replay", wanted.generation)
     return Submission(id=str(replace(wanted, generation=wanted.generation + 1)), created=True)

@@ -94,6 +94,8 @@ class Limits:
                 await self._wait(task, min(left, due, LOOK))
         if self.overdue and _cancelled(task):
             raise TimedOut(f"{self.job.name} ran longer than {self.job.soft_limit:g} s")
+        if _cancelled(task) and not activity.is_cancelled():
+            raise Raised(asyncio.CancelledError("the job cancelled its own task"))
         return task.result()
 
     async def _wait(self, task: asyncio.Future[Any], seconds: float) -> None:

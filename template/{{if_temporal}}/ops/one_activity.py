@@ -5,7 +5,7 @@ without it such a workflow would be stuck, tried for ever and seen by nobody.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
 from pydantic_core import from_json
@@ -29,7 +29,7 @@ from ..runtime.job import Job, jobs
 from ..runtime.parking import DISCARDED, Failure, failure
 from ..runtime.progress import Book
 from ..runtime.waiting import lock
-from ..runtime.workflows import JobWorkflow
+from ..runtime.workflows import JobWorkflow, to_its_end
 from .contained import contained
 from .execution import BOOK, CARRIED
 
@@ -127,12 +127,9 @@ class JobInbound(WorkflowInboundInterceptor):
         if not isinstance(instance, JobWorkflow):
             return await super().execute_workflow(input)
         try:
-            result = await super().execute_workflow(input)
-        except asyncio.CancelledError:
-            instance.ended("cancelled")
-            raise
-        except FailureError as error:
-            if is_cancelled_exception(error):
+            result = await self._run_to_its_end(instance, input)
+        except (asyncio.CancelledError, FailureError) as error:
+            if is_cancelled_exception(error) and workflow.cancellation_reason() is not None:
                 instance.ended("cancelled")
             else:
                 discarded = getattr(error, "type", None) == DISCARDED
@@ -143,6 +140,25 @@ class JobInbound(WorkflowInboundInterceptor):
             instance.size = len(result.payload.data)
         instance.ended("succeeded")
         return result
+
+    async def _run_to_its_end(self, instance: JobWorkflow, input: ExecuteWorkflowInput) -> Any:
+        """Also what it takes back beside the part whose end was its own; raises one failure of several at once."""
+        try:
+            return await super().execute_workflow(input)
+        except BaseExceptionGroup as group:  # of an asyncio.TaskGroup
+            failed = [error for error in _each(group) if not is_cancelled_exception(error)]
+            if not all(isinstance(error, FailureError) for error in failed):
+                raise
+            first = (failed or [*_each(group)])[0]
+            raise first from first.__cause__
+        finally:
+            if instance.undoing and workflow.patched("undo-to-the-end"):
+                await to_its_end(workflow.wait_condition(lambda: not instance.undoing))
+
+
+def _each(group: BaseExceptionGroup) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        yield from _each(error) if isinstance(error, BaseExceptionGroup) else [error]
 
 
 def _as_json(result: object) -> RawValue:

@@ -68,6 +68,8 @@ def _traceback(error: ApplicationError) -> str:
 
 def _words(error: BaseException) -> str:
     """With its class, unless it is Temporal's own, whose texts say what it is."""
+    while isinstance(error, ActivityError | ChildWorkflowError) and error.cause:  # these say only that it failed
+        error = error.cause
     return shorten(str(error)) if isinstance(error, FailureError) else describe(error)
 
 
@@ -88,6 +90,7 @@ class Parking:
         self.reported: dict[str, Any] = {}
         self.waiting_for: str | None = None
         self._discarded: str | None = None
+        self.undoing = 0  # sagas that take back what they did
         self._parked: list[Failure] = []
         self._told: dict[str, Any] = {}  # the outcome with which it parked, whose runs are counted
 
@@ -120,8 +123,12 @@ class Parking:
         try:
             await workflow.wait_condition(lambda: self.generation > generation or self._discarded is not None)
         except asyncio.CancelledError:
-            self._parked.clear()
-            self.list_as_waiting()
+            several = len(self._parked) > 1 and workflow.patched("one-of-several-parked")
+            self._parked = [other for other in self._parked if other is not failed] if several else []
+            if several:  # only this one is given up, by a time-out or an `asyncio` cancel
+                workflow.upsert_memo({"outcome": self._outcome("failed")})
+            else:
+                self.list_as_waiting()
             raise
         if self._discarded is not None:
             raise ApplicationError(f"discarded: {self._discarded}", type=DISCARDED, non_retryable=True)

@@ -130,11 +130,15 @@ class JobWorkflow(Parking):
             raise
         except (Exception, asyncio.CancelledError):
             saga.over = True
-            with _running(saga.outer, undo=True):
-                await _to_its_end(_end_steps(saga))  # or an undo could be faster than what it undoes
-                self._discarded = None  # what is undone may park, too
-                for job, args in reversed(saga.undoing):
-                    await _to_its_end(self._until_done(job, args, undo=True))
+            self.undoing += 1
+            try:
+                with _running(saga.outer, undo=True):
+                    await to_its_end(_end_steps(saga))  # or an undo could be faster than what it undoes
+                    self._discarded = None  # what is undone may park, too
+                    for job, args in reversed(saga.undoing):
+                        await to_its_end(self._until_done(job, args, undo=True))
+            finally:
+                self.undoing -= 1
             raise
         finally:
             in_saga.reset(token)
@@ -252,7 +256,7 @@ async def _end_steps(saga: Saga) -> None:
         await workflow.wait(running)
 
 
-async def _to_its_end(step: Coroutine[Any, Any, Any]) -> None:
+async def to_its_end(step: Coroutine[Any, Any, Any]) -> None:
     """However often the workflow is cancelled meanwhile."""
     task = asyncio.ensure_future(step)
     while not task.done():
