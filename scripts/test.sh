@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that must hold before a commit: the template's own code, every combination of answers, updates, the promises of a
-# running service on each stack, and a service's own tests. Six suites at a time, since they wait more than they compute; what
+# running service on each stack, and a service's own tests. Four suites at a time, since each also waits; what
 # does not hold beside the others, of a running service, must hold alone.
 #
 #     sh scripts/test.sh                 all of it
@@ -23,7 +23,7 @@ if [ ! "${1:-}" ]; then
   export TEST_SCRATCH
   # shellcheck disable=SC2016 # the inner shell expands it
   one='sh scripts/test.sh "$1" >"$TEST_SCRATCH/$1.log" 2>&1 && : >"$TEST_SCRATCH/$1.held" || :'
-  printf '%s\n' $SUITES | xargs -P 6 -I SUITE sh -c "$one" sh SUITE
+  printf '%s\n' $SUITES | xargs -P 4 -I SUITE sh -c "$one" sh SUITE
   failed=
   for suite in $SUITES; do
     told=held
