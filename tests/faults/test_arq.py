@@ -50,11 +50,11 @@ def lines(service: Service) -> list[dict[str, object]]:
 
 
 @pytest.mark.usefixtures("untouched")
-@pytest.mark.parametrize("how", ["task", "task group", "forgotten task", "callback", "thread"])
+@pytest.mark.parametrize("how", ["task", "task group", "forgotten task", "callback", "thread", "stopped loop"])
 def test_sys_exit_aside_of_a_job_ends_at_most_that_job(served: Service, how: str) -> None:
     label = f"exits in a {how}"
     job = served.submit("exits_aside", {"label": label, "how": how})
-    if how in ("forgotten task", "callback"):
+    if how in ("forgotten task", "callback", "stopped loop"):
         served.wait(job)
     else:
         assert served.wait(job, "failed")["error"].startswith("SystemExit: 3")

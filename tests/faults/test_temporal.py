@@ -40,7 +40,7 @@ def test_a_job_whose_task_ends_the_event_loop_harms_nobody(service: Service) -> 
     [worker] = service.workers
     beside = service.submit("mark", {"label": "beside", "seconds": 3})
     service.told("beside")
-    for how in ("task", "callback"):
+    for how in ("task", "callback", "stop"):
         job = service.submit("ends_the_loop", {"how": how})
         status = service.wait(job, "failed" if how == "task" else "succeeded")
         assert status["attempts"] == 1

@@ -118,7 +118,9 @@ class QueueWorker(Worker):
             while not self.main_task.done():
                 try:
                     self.loop.run_until_complete(self.main_task)
-                except (SystemExit, KeyboardInterrupt) as error:
+                except (SystemExit, KeyboardInterrupt, RuntimeError) as error:  # RuntimeError: by `loop.stop()`
+                    if self.main_task.done():
+                        raise
                     log.warning("a task or callback of a job would have ended the worker", error=repr(error))
         except asyncio.CancelledError:  # by SIGTERM, after the drain
             pass

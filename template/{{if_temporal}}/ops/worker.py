@@ -169,7 +169,7 @@ def _to_its_end(work: Coroutine[Any, Any, int]) -> int:
     while not main.done():
         try:
             loop.run_until_complete(main)
-        except (SystemExit, KeyboardInterrupt) as stray:
+        except (SystemExit, KeyboardInterrupt, RuntimeError) as stray:  # RuntimeError: by `loop.stop()`
             if not main.done():
                 log.error("a task that a job made raised what ends a process", error=describe(stray), exc_info=stray)
     return main.result()

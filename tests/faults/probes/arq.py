@@ -154,6 +154,9 @@ async def exits_aside(ctx: Context, label: str, how: str) -> str:
     elif how == "callback":
         asyncio.get_running_loop().call_soon(sys.exit, 3)
         await asyncio.sleep(0.5)
+    elif how == "stopped loop":
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(0.5)
     else:
         await asyncio.to_thread(sys.exit, 3)
     return how

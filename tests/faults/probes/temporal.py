@@ -98,8 +98,9 @@ async def leave() -> None:
 
 @job(queue="default", retry=None)
 async def ends_the_loop(how: str) -> None:
-    """From a task that is awaited, or from a callback."""
+    """From a task that is awaited, from a callback, or by its own method."""
     if how == "task":
         await asyncio.create_task(leave())
-    asyncio.get_running_loop().call_soon(exit, 3)
+    loop = asyncio.get_running_loop()
+    loop.call_soon(exit, 3) if how == "callback" else loop.stop()
     await asyncio.sleep(0.5)
