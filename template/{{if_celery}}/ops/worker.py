@@ -30,6 +30,7 @@ from redis import Redis
 
 from .. import broker, health, telemetry
 from ..celery import app
+from ..contract import BrokerUnavailable
 from ..queues import QUEUES
 from ..runtime.connection import UNAVAILABLE, redis
 from ..runtime.errors import describe
@@ -76,7 +77,7 @@ def check() -> Iterator[tuple[str, str, str]]:
     for name, task in sorted(app.tasks.items()):
         if not name.startswith("celery."):
             yield from _check_options(name, task)
-    with suppress(*UNAVAILABLE):
+    with suppress(BrokerUnavailable, *UNAVAILABLE):
         for name, count, mend in losses.strays():
             if count:
                 yield f"queue {name}", f"holds {count} messages that no worker reads", mend

@@ -33,7 +33,8 @@ def alive() -> list[WorkerStatus]:
     living, forgotten, now = [], [], seconds + microseconds / 1e6
     for name, text in sorted(entries.items()):
         entry = json.loads(text)
-        worker = WorkerStatus(name=name, **{**entry, "queues": list(entry["queues"])})  # Lua writes no queues as {}
+        entry["queues"] = list(entry["queues"])  # Lua writes no queues as {}
+        worker = WorkerStatus(name=name, **entry)
         if abs(now - worker.seen_at) < 3 * settings().renewal:
             living.append(worker)
         elif abs(now - worker.seen_at) > 3600:
