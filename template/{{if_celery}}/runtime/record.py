@@ -93,7 +93,7 @@ def clear_notes(request: Context) -> None:
 
 def priority_of(request: Context) -> int:
     """The priority that its message has; 0 for one that no queue knows."""
-    priority = (request.delivery_info or {}).get("priority")
+    priority: Any = (request.delivery_info or {}).get("priority")
     return int(priority) if priority in range(10) else 0
 
 
